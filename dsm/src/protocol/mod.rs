@@ -1,0 +1,230 @@
+//! The ownership protocol: a pure state machine per node and slice of memory.
+//!
+//! Single writer or many readers, per page; every invalidation is acknowledged before write permission is
+//! given (strict coherence; the guest is x86-TSO and its fences cannot be trapped).
+//!
+//! The driver ([`crate::pager`] in the product; the simulator and the model checker in tests) feeds
+//! [`Event`]s with the time and carries out the [`Action`]s **in order**. A node never sends a message to
+//! itself: what it has to tell itself it handles inside.
+
+pub mod node;
+
+use crate::ids::{Extent, Gfn, NodeId};
+
+/// A point in time or a span, in microseconds of the driver's monotonic clock.
+pub type Micros = u64;
+
+/// What a faulting vCPU wants to do with a page.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Access {
+    /// Load or fetch.
+    Read,
+    /// Store or locked operation.
+    Write,
+}
+
+/// Something that happened, for [`Node::handle`](node::Node::handle).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// The guest touched a page it may not (userfaultfd said so). The same fault may be reported again at any
+    /// time, also after it has been served: then the answer is [`Action::Wake`].
+    Fault {
+        /// The page.
+        gfn: Gfn,
+        /// What was tried.
+        access: Access,
+    },
+    /// A device or the VMM wants to hold the page for a while: as a fault, then not taken away before
+    /// [`Event::Return`]. Answered by [`Action::Lend`].
+    Borrow {
+        /// The page.
+        gfn: Gfn,
+        /// What will be done with it.
+        access: Access,
+    },
+    /// One [`Event::Borrow`] of this page has ended.
+    Return {
+        /// The page.
+        gfn: Gfn,
+    },
+    /// A peer's message. If it carried a page, the driver keeps the bytes until the actions are done.
+    Message {
+        /// The peer that sent it, as the link knows it.
+        from: NodeId,
+        /// What it says.
+        message: Message,
+    },
+    /// [`Node::next_deadline`](node::Node::next_deadline) has come.
+    Tick,
+}
+
+/// What the driver must do now, in the order given.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// Send `message` to `to`; if [`Message::carries_page`], with the bytes of the page it is about, read
+    /// through the alias mapping when this action is carried out.
+    Send {
+        /// The peer.
+        to: NodeId,
+        /// What to say.
+        message: Message,
+    },
+    /// Put a page where the guest had none, and wake who waits if `wake`.
+    Install {
+        /// The page.
+        gfn: Gfn,
+        /// What the guest may do with it from now on.
+        rights: Access,
+        /// Its bytes.
+        contents: Contents,
+        /// `false`: the waiting vCPUs need more than this (write permission is still to come).
+        wake: bool,
+    },
+    /// Write-protect the guest's mapping of the page: from here on its bytes do not change.
+    Protect {
+        /// The page.
+        gfn: Gfn,
+    },
+    /// Let the guest write a page that it could only read, and wake who waits.
+    Unprotect {
+        /// The page.
+        gfn: Gfn,
+    },
+    /// Take the page from the guest and return its memory to the host.
+    Discard {
+        /// The page.
+        gfn: Gfn,
+    },
+    /// The whole extent is this node's alone and nothing in it need be watched: stop tracking it (faults there
+    /// are the host kernel's own business, untouched pages read as zero) and wake who waits.
+    OwnExtent {
+        /// The extent.
+        extent: Extent,
+    },
+    /// Track an owned extent page by page again. All its pages stay readable and writable for the guest; pages
+    /// that were never touched are absent and read as zero.
+    SplitExtent {
+        /// The extent.
+        extent: Extent,
+    },
+    /// Wake vCPUs that wait for the page: they already have what they need, or must try again.
+    Wake {
+        /// The page.
+        gfn: Gfn,
+    },
+    /// One [`Event::Borrow`] of the page is granted: it stays until [`Event::Return`].
+    Lend {
+        /// The page.
+        gfn: Gfn,
+        /// What it was borrowed for.
+        access: Access,
+    },
+}
+
+/// Where an installed page's bytes come from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Contents {
+    /// The page that came with the message being handled.
+    Received,
+    /// Nobody has written the page yet.
+    Zero,
+}
+
+/// Numbers a directory's transactions: a reply that names another transaction than the one under way is
+/// stale and is refused.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Txn(pub u32);
+
+/// What nodes say to each other about one page (or the extent that it lies in).
+///
+/// `R` requester, `H` home (keeps the directory entry), `O` owner or the sharer chosen to supply the data,
+/// `S` any other sharer. One transaction per page at a time: `H` starts none before `R` said
+/// [`Message::Done`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Message {
+    /// R to H: let me have this page.
+    Request {
+        /// The page.
+        gfn: Gfn,
+        /// What for.
+        access: Access,
+        /// R has a read copy (it asks for an upgrade).
+        held: bool,
+    },
+    /// H to R: the whole extent is yours alone, nobody has written in it.
+    GrantExtent {
+        /// The page that was asked for.
+        gfn: Gfn,
+        /// The transaction.
+        txn: Txn,
+    },
+    /// H to O: give `requester` the page; for [`Access::Write`] give yours up.
+    Recall {
+        /// The page.
+        gfn: Gfn,
+        /// The transaction.
+        txn: Txn,
+        /// R.
+        requester: NodeId,
+        /// What R wants.
+        access: Access,
+        /// How many [`Message::Invalidated`] R must wait for beside this grant.
+        acks: u8,
+    },
+    /// H to S: give your copy up and tell `requester`.
+    Invalidate {
+        /// The page.
+        gfn: Gfn,
+        /// The transaction.
+        txn: Txn,
+        /// R.
+        requester: NodeId,
+    },
+    /// O (with the page), or H (without, when R holds a copy), to R.
+    Grant {
+        /// The page.
+        gfn: Gfn,
+        /// The transaction.
+        txn: Txn,
+        /// What R may do once all acknowledgements are in.
+        rights: Access,
+        /// Whether the page's bytes come with it; else R's copy is current.
+        page: bool,
+        /// How many [`Message::Invalidated`] R must wait for.
+        acks: u8,
+    },
+    /// S to R: my copy is gone.
+    Invalidated {
+        /// The page.
+        gfn: Gfn,
+        /// The transaction.
+        txn: Txn,
+    },
+    /// R to H: I have what I asked for; the next may be served.
+    Done {
+        /// The page.
+        gfn: Gfn,
+        /// The transaction.
+        txn: Txn,
+    },
+}
+
+impl Message {
+    /// The page that the message is about.
+    pub fn gfn(&self) -> Gfn {
+        match *self {
+            Message::Request { gfn, .. }
+            | Message::GrantExtent { gfn, .. }
+            | Message::Recall { gfn, .. }
+            | Message::Invalidate { gfn, .. }
+            | Message::Grant { gfn, .. }
+            | Message::Invalidated { gfn, .. }
+            | Message::Done { gfn, .. } => gfn,
+        }
+    }
+
+    /// Whether the page's bytes travel with the message.
+    pub fn carries_page(&self) -> bool {
+        matches!(self, Message::Grant { page: true, .. })
+    }
+}

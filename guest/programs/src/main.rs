@@ -1,0 +1,2 @@
+//! Programs for the guest.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Contexts that move between hosts.
