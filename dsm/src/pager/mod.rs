@@ -1,1 +1,2 @@
 //! pager
+mod pages;

@@ -6,8 +6,28 @@
 //! The driver ([`crate::pager`] in the product; the simulator and the model checker in tests) feeds
 //! [`Event`]s with the time and carries out the [`Action`]s **in order**. A node never sends a message to
 //! itself: what it has to tell itself it handles inside.
+//!
+//! How to follow one fault: [`node`] takes the event; `requester` asks the page's home; `directory`
+//! (at the home) decides who must give what; `owner` (at the holders) gives it up, at the earliest when its
+//! [`lease`] allows; `requester` puts it in and says `Done`. The links keep the order of what one node sends to
+//! another; nothing else is assumed of them.
 
+#![forbid(unsafe_code)]
+
+mod counters;
+mod directory;
+pub mod lease;
 pub mod node;
+mod owner;
+mod requester;
+mod table;
+mod violation;
+
+pub use counters::{Counters, Holdings};
+pub use lease::LeasePolicy;
+pub use node::{Node, NodeConfig};
+pub use table::Rights;
+pub use violation::Violation;
 
 use crate::ids::{Extent, Gfn, NodeId};
 
@@ -35,7 +55,10 @@ pub enum Event {
         access: Access,
     },
     /// A device or the VMM wants to hold the page for a while: as a fault, then not taken away before
-    /// [`Event::Return`]. Answered by [`Action::Lend`].
+    /// [`Event::Return`]. Answered by [`Action::Lend`], once for each `Borrow`.
+    ///
+    /// Who borrows several pages must do so in ascending order, and must not wait for more of a page that it
+    /// holds already (write while it holds it for reading): two nodes could wait for each other for ever.
     Borrow {
         /// The page.
         gfn: Gfn,
@@ -80,7 +103,8 @@ pub enum Action {
         /// `false`: the waiting vCPUs need more than this (write permission is still to come).
         wake: bool,
     },
-    /// Write-protect the guest's mapping of the page: from here on its bytes do not change.
+    /// Write-protect the guest's mapping of the page: from here on its bytes do not change. The guest may still
+    /// read it, so a page that was never touched must come to read as zero.
     Protect {
         /// The page.
         gfn: Gfn,
@@ -107,10 +131,13 @@ pub enum Action {
         /// The extent.
         extent: Extent,
     },
-    /// Wake vCPUs that wait for the page: they already have what they need, or must try again.
+    /// Wake vCPUs that wait for the page: they already have what they need. If the guest's mapping lacks the
+    /// page (it lies in a split extent and was never touched), map what is there, zeros, with these rights.
     Wake {
         /// The page.
         gfn: Gfn,
+        /// What the guest may do with it.
+        rights: Access,
     },
     /// One [`Event::Borrow`] of the page is granted: it stays until [`Event::Return`].
     Lend {
@@ -151,12 +178,19 @@ pub enum Message {
         /// R has a read copy (it asks for an upgrade).
         held: bool,
     },
-    /// H to R: the whole extent is yours alone, nobody has written in it.
+    /// H to R: the whole extent is yours alone, nobody has written in it. Needs no [`Message::Done`]: whatever H
+    /// says next about the extent reaches R after this.
     GrantExtent {
         /// The page that was asked for.
         gfn: Gfn,
         /// The transaction.
         txn: Txn,
+    },
+    /// H to R: you have what you asked for, because a grant of the whole extent overtook your request. Needs no
+    /// [`Message::Done`].
+    AlreadyYours {
+        /// The page.
+        gfn: Gfn,
     },
     /// H to O: give `requester` the page; for [`Access::Write`] give yours up.
     Recall {
@@ -215,11 +249,26 @@ impl Message {
         match *self {
             Message::Request { gfn, .. }
             | Message::GrantExtent { gfn, .. }
+            | Message::AlreadyYours { gfn }
             | Message::Recall { gfn, .. }
             | Message::Invalidate { gfn, .. }
             | Message::Grant { gfn, .. }
             | Message::Invalidated { gfn, .. }
             | Message::Done { gfn, .. } => gfn,
+        }
+    }
+
+    /// The message's name, for reports.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Message::Request { .. } => "Request",
+            Message::GrantExtent { .. } => "GrantExtent",
+            Message::AlreadyYours { .. } => "AlreadyYours",
+            Message::Recall { .. } => "Recall",
+            Message::Invalidate { .. } => "Invalidate",
+            Message::Grant { .. } => "Grant",
+            Message::Invalidated { .. } => "Invalidated",
+            Message::Done { .. } => "Done",
         }
     }
 

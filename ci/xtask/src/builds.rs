@@ -1,0 +1,55 @@
+//! Builds what runs inside lab hosts and guests: statically linked, in a cargo target folder of their own, so
+//! that the different flags do not throw away the ordinary build's results.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{ensure, Result};
+
+use crate::progress::Step;
+use crate::{paths, shell};
+
+/// A program of this repository that is linked statically.
+#[derive(Clone, Copy, Debug)]
+pub struct Program {
+    package: &'static str,
+    binary: &'static str,
+}
+
+/// The agent inside a lab host.
+pub const AGENT: Program = Program { package: "tessera-lab-agent", binary: "tessera-lab-agent" };
+/// Tessera itself.
+pub const TESSERA: Program = Program { package: "tessera", binary: "tessera" };
+/// The first process of a stock guest.
+pub const GUEST_INIT: Program = Program { package: "tessera-guest-programs", binary: "tessera-guest-init" };
+
+/// Cargo, as a command in the repository.
+pub fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(paths::root());
+    command
+}
+
+/// Builds these programs and gives their paths in the same order.
+///
+/// # Errors
+/// With the compiler's messages, when one does not build.
+pub fn static_programs(programs: &[Program]) -> Result<Vec<PathBuf>> {
+    let names = programs.iter().map(|program| program.binary).collect::<Vec<_>>().join(", ");
+    let step = Step::start(format!("building {names}"));
+    let mut command = cargo();
+    command.args(["build", "--release", "--color=always", "--target", paths::TRIPLE, "--target-dir"]);
+    command.arg(paths::static_target());
+    command.env("RUSTFLAGS", "-C target-feature=+crt-static");
+    for program in programs {
+        command.args(["-p", program.package, "--bin", program.binary]);
+    }
+    shell::output(&mut command)?;
+    let dir = paths::static_target().join(paths::TRIPLE).join("release");
+    let built: Vec<PathBuf> = programs.iter().map(|program| dir.join(program.binary)).collect();
+    for path in &built {
+        ensure!(path.is_file(), "cargo built no {}", path.display());
+    }
+    step.done("done");
+    Ok(built)
+}

@@ -1,0 +1,45 @@
+//! `cargo xtask setup`: installs what the lab needs, says what, once.
+
+mod packages;
+pub mod release;
+mod sources;
+
+use anyhow::Result;
+
+use crate::kernels::{Kernel, Series};
+use crate::progress::Step;
+
+/// Options of `cargo xtask setup`.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  cargo xtask setup")]
+pub struct Args {}
+
+/// Carries out the verb.
+///
+/// # Errors
+/// When something is missing and cannot be installed.
+pub fn main(_: &Args) -> Result<()> {
+    ensure()?;
+    for series in [Series::Bookworm, Series::Backports] {
+        println!("kernel {}: {}", series.name(), Kernel::get(series)?.release);
+    }
+    println!("everything is there");
+    Ok(())
+}
+
+/// Makes sure that all programs and kernels are there; quick and silent when they are.
+///
+/// # Errors
+/// As [`main`].
+pub fn ensure() -> Result<()> {
+    packages::ensure()?;
+    for series in [Series::Bookworm, Series::Backports] {
+        if Kernel::cached(series).is_none() {
+            let step = Step::start(format!("fetching the stock kernel {}", series.name()));
+            packages::ensure_lists()?;
+            let kernel = Kernel::get(series)?;
+            step.done(&kernel.release);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,104 @@
+//! The assembly.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use tessera_abi::{mmio, port};
+
+use crate::absent::Absent;
+use crate::bus::{Bus, BusDevice};
+use crate::events::{MsiSink, PlatformEvents};
+use crate::ioapic::IoApic;
+use crate::payload::{PayloadConsole, PayloadExit};
+use crate::power::{AcpiPower, PvPanic, I8042};
+use crate::serial::SerialConsole;
+
+/// The devices of the home node. Every method may be called by any thread at any time.
+///
+/// `data` is one access of one, two, four or (memory only) eight bytes. For a string instruction (`rep outsb`)
+/// call once for each element: KVM gives all of them in one slice.
+pub struct Platform {
+    ports: Bus,
+    memory: Bus,
+    ioapic: Arc<IoApic>,
+    serial: Arc<SerialConsole>,
+}
+
+impl Platform {
+    /// Devices as after a reset, which interrupt through `msi` and report to `events`.
+    pub fn new(msi: Arc<dyn MsiSink>, events: Arc<dyn PlatformEvents>) -> Self {
+        let ioapic = Arc::new(IoApic::new(msi));
+        let serial = Arc::new(SerialConsole::new(ioapic.clone(), events.clone()));
+        let ports = [
+            ports(port::PIT, port::PIT_PORTS, Absent),
+            ports(port::PIT_GATE, 1, Absent),
+            ports(port::I8042_DATA, 1, I8042::new(port::I8042_DATA, events.clone())),
+            ports(port::I8042_COMMAND, 1, I8042::new(port::I8042_COMMAND, events.clone())),
+            ports(port::CONSOLE, 1, PayloadConsole::new(events.clone())),
+            ports(port::EXIT, port::EXIT_PORTS, PayloadExit::new(events.clone())),
+            (range(port::COM1, port::COM1_PORTS), serial.clone()),
+            ports(port::PVPANIC, 1, PvPanic::new(events.clone())),
+            ports(port::SLEEP_CONTROL, AcpiPower::PORTS, AcpiPower::new(events)),
+        ];
+        let memory =
+            [(mmio::IOAPIC..mmio::IOAPIC + mmio::IOAPIC_BYTES, ioapic.clone() as Arc<dyn BusDevice>)];
+        Platform { ports: assemble(ports), memory: assemble(memory), ioapic, serial }
+    }
+
+    /// A read of `port`. Where no device is, all ones.
+    pub fn pio_read(&self, port: u16, data: &mut [u8]) {
+        self.ports.read(u64::from(port), data);
+    }
+
+    /// A write to `port`. Where no device is, nothing happens.
+    pub fn pio_write(&self, port: u16, data: &[u8]) {
+        self.ports.write(u64::from(port), data);
+    }
+
+    /// A read at guest-physical address `gpa`. Where no device is, all ones.
+    pub fn mmio_read(&self, gpa: u64, data: &mut [u8]) {
+        self.memory.read(gpa, data);
+    }
+
+    /// A write at guest-physical address `gpa`. Where no device is, nothing happens.
+    pub fn mmio_write(&self, gpa: u64, data: &[u8]) {
+        self.memory.write(gpa, data);
+    }
+
+    /// A vCPU's end-of-interrupt for `vector` (KVM_EXIT_IOAPIC_EOI).
+    pub fn ioapic_eoi(&self, vector: u8) {
+        self.ioapic.eoi(vector);
+    }
+
+    /// Offers `bytes` to the guest's serial console and says how many were taken: offer the rest later.
+    pub fn console_input(&self, bytes: &[u8]) -> usize {
+        self.serial.input(bytes)
+    }
+
+    /// The interrupt controller, for further devices.
+    pub fn ioapic(&self) -> &Arc<IoApic> {
+        &self.ioapic
+    }
+}
+
+type Placed = (Range<u64>, Arc<dyn BusDevice>);
+
+fn range(first: u16, count: u16) -> Range<u64> {
+    u64::from(first)..u64::from(first) + u64::from(count)
+}
+
+fn ports(first: u16, count: u16, device: impl BusDevice + 'static) -> Placed {
+    (range(first, count), Arc::new(device))
+}
+
+/// A bus of `devices`.
+///
+/// # Panics
+/// If two of them overlap: they are constants, so every test that builds a platform would see it.
+fn assemble(devices: impl IntoIterator<Item = Placed>) -> Bus {
+    let mut bus = Bus::new();
+    for (range, device) in devices {
+        bus.insert(range, device).expect("the platform's own ranges do not overlap");
+    }
+    bus
+}

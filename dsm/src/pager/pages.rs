@@ -1,0 +1,228 @@
+//! What the pager does to the guest's pages: each [`Action`](crate::protocol::Action) about memory as ioctls.
+//!
+//! **Untouched pages.** A page may be this node's to write and still be absent: in an extent that was owned as a
+//! whole and is tracked again, or in what the loader left out. Such a page reads as zero. It must never be left to
+//! the kernel's own devices while it is tracked, so this module remembers which pages may be in that state, and puts
+//! a page of zeros there at the first occasion: when the guest waits for it, or before it is write-protected (a
+//! protected absent page would otherwise be reported as missing for ever, with nobody allowed to fill it for
+//! writing). The record may say "untouched" of a page that is there by now; filling it then finds it (`EEXIST`).
+
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::ids::{Extent, Gfn, EXTENT_BYTES, EXTENT_PAGES, PAGE_BYTES};
+use crate::memory::{MemoryError, NodeMemory};
+use crate::protocol::Access;
+use crate::uffd::{Fault, FaultBatch, Placed, Protection, UffdCounts, UffdError, Userfaultfd, Waiters};
+
+/// A page of zeros.
+pub(crate) static ZERO_PAGE: [u8; PAGE_BYTES] = [0; PAGE_BYTES];
+
+/// The bytes of a page to install.
+#[derive(Clone, Copy)]
+pub(crate) enum Bytes<'a> {
+    /// These.
+    Page(&'a [u8; PAGE_BYTES]),
+    /// All zero.
+    Zero,
+}
+
+/// Why an action could not be carried out. Each of these ends the node's part in the guest.
+#[derive(Debug, Error)]
+pub enum PagesError {
+    /// The kernel refused an operation on the guest mapping.
+    #[error(transparent)]
+    Uffd(#[from] UffdError),
+    /// The kernel refused an operation on the memfd, or the page is not RAM.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// A page was to be installed where one is: somebody touched memory that this node does not hold.
+    #[error("{0} was to be installed, but this host has a page there that nobody granted it")]
+    Conflict(Gfn),
+}
+
+/// The guest's pages on this node, as the pager changes them.
+pub(crate) struct GuestPages {
+    // Before `memory`: closed while the mapping that it watches still exists.
+    uffd: Userfaultfd,
+    memory: Arc<NodeMemory>,
+    untouched: BitSet,
+    discards: u64,
+}
+
+impl GuestPages {
+    /// Starts to track all of guest memory.
+    pub(crate) fn new(memory: Arc<NodeMemory>) -> Result<Self, PagesError> {
+        let mut uffd = Userfaultfd::open()?;
+        let (hva, length) = memory.guest_range();
+        // SAFETY: the guest mapping is shared memory that `memory` owns and gives out as addresses only. It stays
+        // mapped as long as `memory`, which this object keeps for longer than `uffd`.
+        unsafe { uffd.register(hva, length)? };
+        let untouched = BitSet::new(memory.layout().pages() as usize);
+        Ok(GuestPages { memory, uffd, untouched, discards: 0 })
+    }
+
+    pub(crate) fn memory(&self) -> &NodeMemory {
+        &self.memory
+    }
+
+    pub(crate) fn uffd(&self) -> &Userfaultfd {
+        &self.uffd
+    }
+
+    pub(crate) fn counts(&self) -> UffdCounts {
+        self.uffd.counts()
+    }
+
+    /// Pages given back to the host so far.
+    pub(crate) fn discards(&self) -> u64 {
+        self.discards
+    }
+
+    /// The faults that wait to be read.
+    pub(crate) fn read_faults<'a>(&self, batch: &'a mut FaultBatch) -> Result<&'a [Fault], PagesError> {
+        Ok(self.uffd.read_faults(batch)?)
+    }
+
+    /// Remembers that a page is ours to write although it may be absent.
+    pub(crate) fn mark_untouched(&mut self, gfn: Gfn) -> Result<(), PagesError> {
+        let index = self.memory.layout().index(gfn).ok_or(MemoryError::NotRam(gfn))?;
+        self.untouched.insert(index);
+        Ok(())
+    }
+
+    /// Puts a page where there is none.
+    pub(crate) fn install(
+        &mut self,
+        gfn: Gfn,
+        bytes: Bytes<'_>,
+        rights: Access,
+        waiters: Waiters,
+    ) -> Result<(), PagesError> {
+        let hva = self.hva(gfn)?;
+        self.take_untouched(gfn);
+        let placed = match (bytes, rights) {
+            (Bytes::Page(page), Access::Write) => self.uffd.copy(hva, page, Protection::Writable, waiters)?,
+            (Bytes::Page(page), Access::Read) => self.uffd.copy(hva, page, Protection::Protected, waiters)?,
+            (Bytes::Zero, Access::Write) => self.uffd.zeropage(hva, waiters)?,
+            (Bytes::Zero, Access::Read) => self.uffd.copy(hva, &ZERO_PAGE, Protection::Protected, waiters)?,
+        };
+        match placed {
+            Placed::New => Ok(()),
+            Placed::AlreadyThere => Err(PagesError::Conflict(gfn)),
+        }
+    }
+
+    /// From here on the guest's stores to the page wait.
+    pub(crate) fn protect(&mut self, gfn: Gfn) -> Result<(), PagesError> {
+        let hva = self.hva(gfn)?;
+        self.uffd.write_protect(hva, PAGE_BYTES as u64, Protection::Protected)?;
+        if self.take_untouched(gfn) {
+            // The protection above stays in force whichever way this goes: on an absent page it left a marker in the
+            // page table, which protects also a page that a borrower has just created through the alias.
+            let (Placed::New | Placed::AlreadyThere) =
+                self.uffd.copy(hva, &ZERO_PAGE, Protection::Protected, Waiters::Leave)?;
+        }
+        Ok(())
+    }
+
+    /// Lets the guest's stores to the page through, and wakes who waits.
+    pub(crate) fn unprotect(&mut self, gfn: Gfn) -> Result<(), PagesError> {
+        let hva = self.hva(gfn)?;
+        Ok(self.uffd.write_protect(hva, PAGE_BYTES as u64, Protection::Writable)?)
+    }
+
+    /// Takes the page from the guest and gives its memory back to the host.
+    pub(crate) fn discard(&mut self, gfn: Gfn) -> Result<(), PagesError> {
+        self.take_untouched(gfn);
+        self.discards += 1;
+        Ok(self.memory.discard_page(gfn)?)
+    }
+
+    /// Leaves the extent to the kernel, and wakes who waits in it.
+    ///
+    /// A process may have only so many mappings (`vm.max_map_count`), and each untracked extent may be one more. When
+    /// they are used up the extent stays tracked, with all its pages ours to write.
+    pub(crate) fn own_extent(&mut self, extent: Extent) -> Result<(), PagesError> {
+        let hva = self.memory.extent_hva(extent)?;
+        match self.uffd.unregister(hva, EXTENT_BYTES) {
+            Ok(()) => self.each_in(extent, BitSet::remove),
+            Err(UffdError::Operation { source, .. }) if source.raw_os_error() == Some(libc::ENOMEM) => {
+                self.each_in(extent, BitSet::insert)?;
+                Ok(self.uffd.write_protect(hva, EXTENT_BYTES, Protection::Writable)?)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Tracks an owned extent page by page again.
+    pub(crate) fn split_extent(&mut self, extent: Extent) -> Result<(), PagesError> {
+        let hva = self.memory.extent_hva(extent)?;
+        // SAFETY: as in `new`. (To register what is registered already changes nothing.)
+        unsafe { self.uffd.register(hva, EXTENT_BYTES)? };
+        self.each_in(extent, BitSet::insert)
+    }
+
+    /// Wakes who waits for a page that this node holds with `rights`; puts zeros there if it was never touched.
+    pub(crate) fn wake(&mut self, gfn: Gfn, rights: Access) -> Result<(), PagesError> {
+        let hva = self.hva(gfn)?;
+        if self.take_untouched(gfn) {
+            let placed = match rights {
+                Access::Write => self.uffd.zeropage(hva, Waiters::Wake)?,
+                Access::Read => self.uffd.copy(hva, &ZERO_PAGE, Protection::Protected, Waiters::Wake)?,
+            };
+            if placed == Placed::New {
+                return Ok(());
+            }
+        }
+        Ok(self.uffd.wake(hva, PAGE_BYTES as u64)?)
+    }
+
+    fn hva(&self, gfn: Gfn) -> Result<u64, MemoryError> {
+        self.memory.guest_hva(gfn).ok_or(MemoryError::NotRam(gfn))
+    }
+
+    fn take_untouched(&mut self, gfn: Gfn) -> bool {
+        self.memory.layout().index(gfn).is_some_and(|index| self.untouched.take(index))
+    }
+
+    fn each_in(&mut self, extent: Extent, change: fn(&mut BitSet, usize)) -> Result<(), PagesError> {
+        let first = extent.first();
+        let index = self.memory.layout().index(first).ok_or(MemoryError::NotRam(first))?;
+        (index..index + EXTENT_PAGES as usize).for_each(|index| change(&mut self.untouched, index));
+        Ok(())
+    }
+}
+
+/// A fixed set of small numbers; members beyond its size are ignored.
+struct BitSet(Vec<u64>);
+
+impl BitSet {
+    fn new(size: usize) -> Self {
+        BitSet(vec![0; size.div_ceil(64)])
+    }
+
+    fn insert(&mut self, member: usize) {
+        if let Some(word) = self.0.get_mut(member / 64) {
+            *word |= 1 << (member % 64);
+        }
+    }
+
+    fn remove(&mut self, member: usize) {
+        self.take(member);
+    }
+
+    /// Takes `member` out and says whether it was in.
+    fn take(&mut self, member: usize) -> bool {
+        let bit = 1 << (member % 64);
+        self.0.get_mut(member / 64).is_some_and(|word| {
+            let was = *word & bit != 0;
+            *word &= !bit;
+            was
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

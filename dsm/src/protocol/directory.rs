@@ -1,0 +1,291 @@
+//! The directory: who owns each page whose home this node is, and what is being done about it.
+//!
+//! An entry changes when its transaction is done, never before: while one is under way the entry says how
+//! things stood when it began.
+
+use std::sync::Arc;
+
+use super::node::Outbox;
+use super::table::{ForPage, InFlight, Place};
+use super::{Access, Counters, Message, Txn, Violation};
+use crate::ids::{Gfn, NodeId, NodeSet, EXTENT_PAGES, NODES_MAX};
+use crate::layout::Layout;
+
+/// Most requests that one node may have out at one home. A guest of 288 vCPUs with 64 asynchronous page faults
+/// each stays below a third of it.
+pub(super) const REQUESTS_MAX: usize = 1 << 16;
+
+/// Who has a page.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Entry {
+    /// One node may write it.
+    Exclusive(NodeId),
+    /// These, two or more, may read it.
+    Shared(NodeSet),
+}
+
+impl Entry {
+    fn allows(self, node: NodeId, access: Access) -> bool {
+        match (self, access) {
+            (Entry::Exclusive(owner), _) => owner == node,
+            (Entry::Shared(set), Access::Read) => set.contains(node),
+            (Entry::Shared(_), Access::Write) => false,
+        }
+    }
+
+    fn holders(self) -> NodeSet {
+        match self {
+            Entry::Exclusive(owner) => NodeSet::only(owner),
+            Entry::Shared(set) => set,
+        }
+    }
+}
+
+/// Who has an extent.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) enum ExtentEntry {
+    /// Nobody touched it yet: it reads as zero.
+    Untouched,
+    /// One node has all of it.
+    Whole(NodeId),
+    /// Page by page.
+    Split(Box<[Entry]>),
+}
+
+/// A request that waits for the transaction before it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct Waiting {
+    node: NodeId,
+    access: Access,
+}
+
+/// Requests for one page, first come first served; a node asks once at a time, so they are bounded.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct Queue {
+    waiting: [Option<Waiting>; NODES_MAX],
+}
+
+impl Queue {
+    const EMPTY: Queue = Queue { waiting: [None; NODES_MAX] };
+
+    fn contains(&self, node: NodeId) -> bool {
+        self.waiting.iter().flatten().any(|waiting| waiting.node == node)
+    }
+
+    /// Whether there was room: there is, when no node is in twice.
+    fn push(&mut self, waiting: Waiting) -> bool {
+        let free = self.waiting.iter_mut().find(|slot| slot.is_none());
+        free.map(|slot| *slot = Some(waiting)).is_some()
+    }
+
+    fn pop(&mut self) -> Option<Waiting> {
+        let first = self.waiting[0].take();
+        self.waiting.rotate_left(1);
+        first
+    }
+}
+
+/// What is being done about one page.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Transaction {
+    place: Place,
+    /// Its number.
+    pub txn: Txn,
+    /// Who asked.
+    pub requester: NodeId,
+    /// For what.
+    pub access: Access,
+    /// Who sends the grant: the home itself when the requester's own copy is current.
+    pub supplier: NodeId,
+    /// Who must tell the requester that its copy is gone.
+    pub invalidated: NodeSet,
+    queue: Queue,
+}
+
+impl ForPage for Transaction {
+    fn gfn(&self) -> Gfn {
+        self.place.gfn
+    }
+}
+
+/// One node's directory.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Directory {
+    me: NodeId,
+    /// By dense extent index, over the whole layout; only this home's extents are ever used.
+    extents: Vec<ExtentEntry>,
+    transactions: InFlight<Transaction>,
+    next: Txn,
+    /// For each node, its requests under way or waiting.
+    asked: [u32; NODES_MAX],
+}
+
+impl Directory {
+    /// The directory of node `me`; nobody has anything yet.
+    pub fn new(me: NodeId, layout: &Arc<Layout>) -> Self {
+        let extents = vec![ExtentEntry::Untouched; (layout.pages() / EXTENT_PAGES) as usize];
+        Directory { me, extents, transactions: InFlight::new(), next: Txn(0), asked: [0; NODES_MAX] }
+    }
+
+    /// Says that this node itself has all of an extent from the start.
+    pub fn preload(&mut self, extent: usize) {
+        self.extents[extent] = ExtentEntry::Whole(self.me);
+    }
+
+    /// What is being done about the page.
+    pub fn transaction(&self, gfn: Gfn) -> Option<&Transaction> {
+        self.transactions.get(gfn)
+    }
+
+    /// Whether `from` may ask for the page now.
+    ///
+    /// # Errors
+    /// If it has asked already, or asked for too much.
+    pub fn check_request(&self, from: NodeId, place: Place) -> Result<(), Violation> {
+        let gfn = place.gfn;
+        if let Some(transaction) = self.transactions.get(gfn) {
+            if transaction.requester == from || transaction.queue.contains(from) {
+                return Err(Violation::AskedTwice { gfn, from });
+            }
+        }
+        if self.asked[from.index()] as usize >= REQUESTS_MAX {
+            return Err(Violation::Flood { gfn, from, limit: REQUESTS_MAX });
+        }
+        Ok(())
+    }
+
+    /// `from` asks for a page ([`Directory::check_request`] has passed).
+    pub fn request(
+        &mut self,
+        from: NodeId,
+        access: Access,
+        place: Place,
+        out: &mut Outbox<'_>,
+        counters: &mut Counters,
+    ) {
+        let gfn = place.gfn;
+        match self.extents[place.extent] {
+            ExtentEntry::Untouched => {
+                self.extents[place.extent] = ExtentEntry::Whole(from);
+                let txn = self.number();
+                return out.send(from, Message::GrantExtent { gfn, txn });
+            }
+            ExtentEntry::Whole(owner) if owner == from => {
+                return out.send(from, Message::AlreadyYours { gfn });
+            }
+            ExtentEntry::Whole(owner) => {
+                let pages = vec![Entry::Exclusive(owner); EXTENT_PAGES as usize];
+                self.extents[place.extent] = ExtentEntry::Split(pages.into_boxed_slice());
+            }
+            ExtentEntry::Split(_) => {}
+        }
+        let waiting = Waiting { node: from, access };
+        if let Some(transaction) = self.transactions.get_mut(gfn) {
+            let fits = transaction.queue.push(waiting);
+            debug_assert!(fits, "no node waits twice");
+            self.asked[from.index()] += 1;
+            counters.queued += 1;
+            return;
+        }
+        if let Some(transaction) = self.begin(waiting, place, Queue::EMPTY, out, counters) {
+            self.transactions.put(transaction);
+            self.asked[from.index()] += 1;
+        }
+    }
+
+    /// Whether `from` may say that transaction `txn` of the page is done.
+    ///
+    /// # Errors
+    /// If there is none, another one, or another node's.
+    pub fn check_done(&self, from: NodeId, place: Place, txn: Txn) -> Result<(), Violation> {
+        let transaction = self.transactions.get(place.gfn);
+        match transaction.filter(|transaction| transaction.requester == from) {
+            Some(transaction) if transaction.txn == txn => Ok(()),
+            other => Err(Violation::Transaction {
+                kind: "Done",
+                gfn: place.gfn,
+                from,
+                seen: txn,
+                expected: other.map(|transaction| transaction.txn),
+            }),
+        }
+    }
+
+    /// The requester has what it asked for ([`Directory::check_done`] has passed): the entry changes, and the next
+    /// request is served.
+    pub fn done(&mut self, place: Place, out: &mut Outbox<'_>, counters: &mut Counters) {
+        let Some(mut done) = self.transactions.take(place.gfn) else { return };
+        let requester = done.requester;
+        let entry = self.entry_mut(place);
+        *entry = match done.access {
+            Access::Write => Entry::Exclusive(requester),
+            Access::Read => {
+                let mut set = entry.holders();
+                set.insert(requester);
+                Entry::Shared(set)
+            }
+        };
+        self.asked[requester.index()] -= 1;
+        while let Some(waiting) = done.queue.pop() {
+            if let Some(transaction) = self.begin(waiting, place, done.queue, out, counters) {
+                return self.transactions.put(transaction);
+            }
+            self.asked[waiting.node.index()] -= 1;
+        }
+    }
+
+    /// Begins a transaction, or answers at once if there is nothing to do.
+    fn begin(
+        &mut self,
+        Waiting { node, access }: Waiting,
+        place: Place,
+        queue: Queue,
+        out: &mut Outbox<'_>,
+        counters: &mut Counters,
+    ) -> Option<Transaction> {
+        let gfn = place.gfn;
+        let entry = *self.entry_mut(place);
+        if entry.allows(node, access) {
+            out.send(node, Message::AlreadyYours { gfn });
+            return None;
+        }
+        let txn = self.number();
+        counters.transactions += 1;
+        let holders = entry.holders();
+        let upgrade = holders.contains(node);
+        let supplier = match holders.contains(self.me) || upgrade {
+            true => self.me,
+            false => holders.first().unwrap_or(self.me),
+        };
+        let invalidated = match access {
+            Access::Read => NodeSet::EMPTY,
+            Access::Write if upgrade => holders.without(node),
+            Access::Write => holders.without(supplier),
+        };
+        let acks = invalidated.len() as u8;
+        if upgrade {
+            out.send(node, Message::Grant { gfn, txn, rights: access, page: false, acks });
+        } else {
+            out.send(supplier, Message::Recall { gfn, txn, requester: node, access, acks });
+        }
+        for sharer in invalidated.iter() {
+            out.send(sharer, Message::Invalidate { gfn, txn, requester: node });
+        }
+        Some(Transaction { place, txn, requester: node, access, supplier, invalidated, queue })
+    }
+
+    fn entry_mut(&mut self, place: Place) -> &mut Entry {
+        match &mut self.extents[place.extent] {
+            ExtentEntry::Split(entries) => &mut entries[place.page],
+            other => {
+                unreachable!("a page of {place:?} has its own entry only after the split, not in {other:?}")
+            }
+        }
+    }
+
+    fn number(&mut self) -> Txn {
+        let txn = self.next;
+        self.next = Txn(txn.0.wrapping_add(1));
+        txn
+    }
+}

@@ -1,0 +1,77 @@
+//! The way from ring 3 to the few privileged instructions that tests need: a breakpoint exception with the number of
+//! the gate in R11. See `ring0.s` for why.
+
+use core::arch::asm;
+use core::sync::atomic::AtomicU64;
+
+/// Writes a model-specific register.
+pub fn wrmsr(register: u32, value: u64) {
+    // SAFETY: the gate executes WRMSR and nothing else; a bad register ends in the exception report. Registers that
+    // move memory under the program (page tables, APIC base) are not written by the tests.
+    unsafe {
+        asm!("int3", inout("r11") 0u64 => _, in("ecx") register, in("eax") value as u32, in("edx") (value >> 32) as u32);
+    }
+}
+
+/// Reads a model-specific register.
+pub fn rdmsr(register: u32) -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: the gate executes RDMSR and nothing else.
+    unsafe {
+        asm!("int3", inout("r11") 1u64 => _, in("ecx") register, out("eax") low, out("edx") high);
+    }
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// Halts this CPU until some interrupt comes, unless `word` differs from `seen` already. The check is made with
+/// interrupts off, so an interrupt that changes `word` cannot slip in between. May return early.
+pub fn wait_while(word: &AtomicU64, seen: u64) {
+    // SAFETY: the gate reads the word, which outlives the call, and halts.
+    unsafe {
+        asm!("int3", inout("r11") 2u64 => _, in("rdi") word.as_ptr(), in("rsi") seen);
+    }
+}
+
+/// Drops this CPU's translation of the page at `address`.
+pub fn invlpg(address: u64) {
+    // SAFETY: the gate executes INVLPG, which has no effect on memory.
+    unsafe {
+        asm!("int3", inout("r11") 3u64 => _, in("rdi") address);
+    }
+}
+
+/// Turns on CR4.OSXSAVE and sets XCR0, after which ring 3 may use what `components` names.
+pub fn xsetbv(components: u64) {
+    // SAFETY: the gate sets XCR0; the caller took the components from CPUID, and no register content is lost by
+    // enabling more of them.
+    unsafe {
+        asm!("int3", inout("r11") 4u64 => _, in("ecx") 0, in("eax") components as u32, in("edx") (components >> 32) as u32);
+    }
+}
+
+/// Drops all translations of this CPU (none is global).
+pub fn flush_translations() {
+    // SAFETY: the gate reloads CR3 with its own value.
+    unsafe {
+        asm!("int3", inout("r11") 5u64 => _);
+    }
+}
+
+/// Writes each byte of `text` to `port`.
+pub fn print(port: u16, text: &[u8]) {
+    if text.is_empty() {
+        return;
+    }
+    // SAFETY: the gate reads the text and executes OUT; the console's port has no effect on memory.
+    unsafe {
+        asm!("int3", inout("r11") 6u64 => _, in("dx") port, inout("rsi") text.as_ptr() => _, inout("rcx") text.len() => _, out("al") _);
+    }
+}
+
+/// Writes the status to `port`, where the payload ends.
+pub fn exit(port: u16, status: u32) {
+    // SAFETY: the gate executes OUT; nothing runs after it.
+    unsafe {
+        asm!("int3", inout("r11") 7u64 => _, in("dx") port, in("eax") status);
+    }
+}

@@ -1,0 +1,359 @@
+# Everything that runs in ring 0, and nothing else does.
+#
+# Plain integer instructions only: where ring 0 is emulated (a software KVM) the emulator knows no SSE
+# and some two million instructions a second are all there is. Each piece is a few instructions long
+# and goes back to ring 3, where all tests run natively.
+#
+# A CPU's block (16 KiB, aligned; see `runtime::block::Block`) is found from its ring-0 stack pointer,
+# so FS, GS and every other register stay free for the tests.
+
+.set BLOCK_BYTES,     16384
+.set EXCEPTION,       2048          # vector, error, rip, cs, rsp, cr2: six words
+.set GDT,             4096
+.set TSS,             4096 + 64
+.set GDTR,            4096 + 192
+.set USER_STACK,      4096 + 256
+.set ENTRY,           4096 + 264
+.set BOOT_PARAMS,     4096 + 272
+
+.set KERNEL_CODE,     0x08
+.set USER_DATA,       0x1b
+.set USER_CODE,       0x23
+.set TSS_SELECTOR,    0x28
+.set RING3_FLAGS,     0x202         # IF
+
+.set APIC_BASE,       0x1b
+.set X2APIC_ID,       0x802
+.set X2APIC_EOI,      0x80b
+.set X2APIC_SVR,      0x80f
+
+.section .ring0, "awx", @progbits
+.code64
+
+# Boot CPU, 64-bit long mode, first 4 GiB identity-mapped, RSI = Linux zero page.
+.global _start
+_start:
+    cli
+    lea rbx, [rip + boot_block]
+    mov [rbx + BOOT_PARAMS], rsi
+    lea rax, [rip + boot_stack_top]
+    mov [rbx + USER_STACK], rax
+    lea rax, [rip + boot_main]
+    mov [rbx + ENTRY], rax
+
+# RBX = block of this CPU with USER_STACK and ENTRY filled in. Goes to ring 3.
+enter:
+    lea rsp, [rbx + BLOCK_BYTES]
+    lea rax, [rip + pml4]
+    mov cr3, rax
+    mov rax, cr0
+    and eax, 0x9ffffff3             # caches on; FPU neither emulated nor switched lazily
+    or eax, 0x22
+    mov cr0, rax
+    mov rax, cr4
+    or eax, 0x600                   # SSE for ring 3
+    mov cr4, rax
+
+    # GDT: null, ring-0 code, ring-0 data, ring-3 data, ring-3 code, TSS; accessed bits preset.
+    lea rdi, [rbx + GDT]
+    mov qword ptr [rdi], 0
+    mov rax, 0x00af9b000000ffff
+    mov [rdi + 8], rax
+    mov rax, 0x00cf93000000ffff
+    mov [rdi + 16], rax
+    mov rax, 0x00cff3000000ffff
+    mov [rdi + 24], rax
+    mov rax, 0x00affb000000ffff
+    mov [rdi + 32], rax
+    lea rdx, [rbx + TSS]            # below 4 GiB: the upper half of the descriptor is zero
+    mov eax, edx
+    shl eax, 16
+    or eax, 0x67
+    mov [rdi + 40], eax
+    mov eax, edx
+    shr eax, 16
+    and eax, 0xff
+    or eax, 0x8900
+    and edx, 0xff000000
+    or eax, edx
+    mov [rdi + 44], eax
+    mov qword ptr [rdi + 48], 0
+    mov word ptr [rbx + GDTR], 55
+    mov [rbx + GDTR + 2], rdi
+    lea rax, [rbx + BLOCK_BYTES]
+    mov [rbx + TSS + 4], rax        # RSP0
+    mov word ptr [rbx + TSS + 102], 104
+    lgdt [rbx + GDTR]
+    lidt [rip + idt_pointer]
+    mov ax, TSS_SELECTOR
+    ltr ax
+
+    mov ecx, APIC_BASE
+    rdmsr
+    or eax, 0xc00                   # x2APIC
+    wrmsr
+    mov ecx, X2APIC_SVR
+    mov eax, 0x1ff
+    xor edx, edx
+    wrmsr
+
+    mov eax, USER_DATA
+    mov ds, ax
+    mov es, ax
+    push USER_DATA
+    mov rax, [rbx + USER_STACK]
+    push rax
+    push RING3_FLAGS
+    push USER_CODE
+    mov rax, [rbx + ENTRY]
+    push rax
+    mov rdi, rbx
+    xor ebp, ebp
+    iretq
+
+# ---- gates: R11 = which one, then `int3` from ring 3; interrupts off. Breakpoint exceptions, because a KVM
+#      that emulates ring 0 emulates neither `int n` nor ring-3 port access, but does reflect exceptions. ----
+.set GATES, 8
+gate_entry:
+    cmp r11, GATES
+    jae 1f
+    push rax
+    lea rax, [rip + gate_table]
+    mov r11, [rax + r11 * 8]
+    pop rax
+    jmp r11
+1:  push 0                          # a breakpoint that is no gate
+    push 3
+    jmp exception_common
+
+.balign 8
+gate_table:
+    .quad gate_wrmsr, gate_rdmsr, gate_wait, gate_invlpg, gate_xsetbv, gate_flush, gate_print, gate_exit
+
+gate_wrmsr:                         # ECX = register, EDX:EAX = value
+    wrmsr
+    iretq
+
+gate_rdmsr:                         # ECX = register -> EDX:EAX
+    rdmsr
+    iretq
+
+gate_wait:                          # halts unless [RDI] != RSI already
+    cmp [rdi], rsi
+    jne 1f
+    sti
+    hlt
+    cli
+1:  iretq
+
+gate_invlpg:                        # RDI = address
+    invlpg [rdi]
+    iretq
+
+gate_xsetbv:                        # ECX = 0, EDX:EAX = XCR0; turns on CR4.OSXSAVE first
+    push rax
+    mov rax, cr4
+    or eax, 0x40000
+    mov cr4, rax
+    pop rax
+    xsetbv
+    iretq
+
+gate_print:                         # DX = port, RSI = text, RCX = bytes, at least one
+1:  mov al, [rsi]
+    out dx, al
+    inc rsi
+    dec rcx
+    jnz 1b
+    iretq
+
+gate_exit:                          # DX = port, EAX = status
+    out dx, eax
+    iretq
+
+gate_flush:                         # all translations of this CPU
+    push rax
+    mov rax, cr3
+    mov cr3, rax
+    pop rax
+    iretq
+
+# ---- interrupts: count in the block, EOI ----
+interrupt_common:                   # RAX saved, EAX = vector
+    push rcx
+    push rdx
+    mov rcx, rsp
+    and rcx, -BLOCK_BYTES
+    inc qword ptr [rcx + rax * 8]
+    mov ecx, X2APIC_EOI
+    xor eax, eax
+    xor edx, edx
+    wrmsr
+    pop rdx
+    pop rcx
+    pop rax
+    iretq
+
+nmi_entry:
+    push rcx
+    mov rcx, rsp
+    and rcx, -BLOCK_BYTES
+    inc qword ptr [rcx + 2 * 8]
+    pop rcx
+    iretq
+
+# ---- exceptions: record, then let ring 3 say so ----
+exception_common:                   # stack: vector, error, rip, cs, rflags, rsp, ss
+    mov rbx, rsp
+    and rbx, -BLOCK_BYTES
+    pop rax
+    mov [rbx + EXCEPTION], rax
+    pop rax
+    mov [rbx + EXCEPTION + 8], rax
+    pop rax
+    mov [rbx + EXCEPTION + 16], rax
+    pop rcx
+    mov [rbx + EXCEPTION + 24], rcx
+    pop rax
+    pop rax
+    mov [rbx + EXCEPTION + 32], rax
+    mov rdx, cr2
+    mov [rbx + EXCEPTION + 40], rdx
+    test ecx, 3
+    jnz 1f
+    mov rax, [rbx + USER_STACK]     # was in ring 0: the ring-3 stack is where it was left, start it anew
+1:  sub rax, 512                    # past the red zone
+    and rax, -16
+    sub rax, 8
+    lea rsp, [rbx + BLOCK_BYTES]
+    push USER_DATA
+    push rax
+    push 2
+    push USER_CODE
+    lea rax, [rip + exception_main]
+    push rax
+    mov rdi, rbx
+    iretq
+
+# ---- one 16-byte stub a vector ----
+.balign 16
+.global vector_stubs
+vector_stubs:
+.set vector, 0
+.rept 256
+    .balign 16
+    .if vector == 2
+        jmp nmi_entry
+    .elseif vector == 3
+        jmp gate_entry
+    .elseif vector == 8 || (vector >= 10 && vector <= 14) || vector == 17 || vector == 21 || vector == 29 || vector == 30
+        push vector
+        jmp exception_common
+    .elseif vector < 32
+        push 0
+        push vector
+        jmp exception_common
+    .else
+        push rax
+        mov eax, vector
+        jmp interrupt_common
+    .endif
+    .set vector, vector + 1
+.endr
+
+# ---- AP trampoline: copied to a page below 1 MiB, entered by SIPI in real mode with CS = page ----
+.balign 16
+.global trampoline_start
+.global trampoline_end
+.code16
+trampoline_start:
+    cli
+    mov ax, cs
+    mov ds, ax
+    .byte 0x0f, 0x01, 0x16          # lgdt [trampoline_gdtr - trampoline_start]
+    .word trampoline_gdtr - trampoline_start
+    mov eax, 0x620                  # PAE, SSE
+    mov cr4, eax
+    mov eax, offset pml4
+    mov cr3, eax
+    mov ecx, 0xc0000080             # EFER.LME
+    mov eax, 0x100
+    xor edx, edx
+    wrmsr
+    mov eax, 0x80000033             # straight from real to long mode: PG, NE, ET, MP, PE
+    mov cr0, eax
+    .byte 0x66, 0xea                # far jump, 32-bit offset
+    .long ap_long_mode
+    .word KERNEL_CODE
+.balign 8
+trampoline_gdt:
+    .quad 0, 0x00af9b000000ffff, 0x00cf93000000ffff
+trampoline_gdtr:
+    .word 23
+    .long trampoline_gdt - trampoline_start + TRAMPOLINE_PAGE
+trampoline_end:
+
+.code64
+ap_long_mode:
+    mov eax, 0x10
+    mov ss, ax
+    mov ds, ax
+    mov ecx, APIC_BASE
+    rdmsr
+    or eax, 0xc00
+    wrmsr
+    mov ecx, X2APIC_ID
+    rdmsr
+    lea rsi, [rip + ap_table]       # pairs: APIC id, block; ended by a zero block
+1:  mov rbx, [rsi + 8]
+    test rbx, rbx
+    jz 2f
+    cmp [rsi], rax
+    je enter
+    add rsi, 16
+    jmp 1b
+2:  cli                             # a CPU that nobody expects
+    hlt
+    jmp 2b
+
+# ---- page tables: the first 4 GiB, 2 MiB pages, ring 3 may do everything, A and D preset so that no
+#      table page is ever written by a page walk ----
+.section .tables, "aw", @progbits
+.balign 4096
+.global pml4
+pml4:
+    .quad pdpt + 0x67
+    .fill 511, 8, 0
+.global pdpt
+pdpt:
+    .quad pd + 0x67, pd + 0x1067, pd + 0x2067, pd + 0x3067
+    .fill 508, 8, 0
+.global pd
+pd:
+.set frame, 0
+.rept 2048
+    .quad frame * 0x200000 + 0xe7
+    .set frame, frame + 1
+.endr
+.global idt
+.balign 4096
+idt:
+    .fill 512, 8, 0
+idt_pointer:
+    .word 4095
+    .quad idt
+
+# ---- the boot CPU's block and stack, the table of APs ----
+.section .blocks, "aw", @nobits
+.balign 16384
+.global boot_block
+boot_block:
+    .skip 16384
+    .skip 65536 - 8
+boot_stack_top:
+    .skip 8
+.balign 4096
+.global ap_table
+ap_table:
+    .skip 16 * 257
+.balign 4096

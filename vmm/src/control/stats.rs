@@ -1,0 +1,134 @@
+//! The figures of one node, as `tessera stats` and the report show them.
+
+use serde::{Deserialize, Serialize};
+use tessera_dsm::NodeId;
+
+/// A distribution in microseconds.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Spread {
+    /// How many were counted.
+    pub count: u64,
+    /// The mean.
+    pub mean_us: f64,
+    /// The median.
+    pub p50_us: u64,
+    /// 99 of 100 were not above this.
+    pub p99_us: u64,
+    /// The greatest.
+    pub max_us: u64,
+}
+
+/// Guest memory on a node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct MemoryStats {
+    /// Pages whose directory is here.
+    pub home_pages: u64,
+    /// Pages that this node owns.
+    pub owned_pages: u64,
+    /// Pages of which this node has a copy that it may only read.
+    pub copied_pages: u64,
+    /// Memory that is really in use for guest pages here.
+    pub resident_bytes: u64,
+}
+
+/// Page faults of one kind.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct FaultStats {
+    /// The kind: `read`, `write`, `upgrade` ...
+    pub kind: String,
+    /// From the fault to the page.
+    pub latency: Spread,
+}
+
+/// What went over the data connections.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct TrafficStats {
+    /// Bytes received.
+    pub bytes_in: u64,
+    /// Bytes sent.
+    pub bytes_out: u64,
+    /// Messages received.
+    pub messages_in: u64,
+    /// Messages sent.
+    pub messages_out: u64,
+}
+
+/// A vCPU as a node sees it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct VcpuStats {
+    /// Its number.
+    pub vcpu: u32,
+    /// Its APIC id.
+    pub apic_id: u32,
+    /// Where it is resident.
+    pub node: NodeId,
+    /// What it does: `running`, `halted`, `waiting for SIPI`, `moving` ...
+    pub state: String,
+    /// Exits to the VMM that it has made here.
+    pub exits: u64,
+}
+
+/// vCPU moves away from a node.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct MoveStats {
+    /// From the last instruction here to the first one there.
+    pub blackout: Spread,
+    /// Moves that failed; the vCPU stayed.
+    pub failed: u64,
+    /// Bytes of state that were sent.
+    pub bytes: u64,
+}
+
+/// How well a node's clock is known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ClockStats {
+    /// The guest's TSC here and on node 0 differ by no more than this, in nanoseconds.
+    pub skew_bound_ns: u64,
+    /// Fastest round trip to node 0 that was seen, in nanoseconds; 0 on the same machine.
+    pub round_trip_ns: u64,
+    /// Comparisons since the start.
+    pub comparisons: u64,
+}
+
+/// What one node has done.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct NodeStats {
+    /// Which.
+    pub node: NodeId,
+    /// Its daemon's address.
+    pub host: String,
+    /// Memory.
+    pub memory: MemoryStats,
+    /// Faults, by kind.
+    pub faults: Vec<FaultStats>,
+    /// The vCPUs that are resident here.
+    pub vcpus: Vec<VcpuStats>,
+    /// Moves from here.
+    pub moves: MoveStats,
+    /// Interrupts that were sent on to the node where their vCPU is.
+    pub interrupts_relayed: u64,
+    /// Device accesses that were sent to node 0.
+    pub accesses_forwarded: u64,
+    /// Data connections.
+    pub traffic: TrafficStats,
+    /// The clock.
+    pub clock: ClockStats,
+}
+
+impl NodeStats {
+    /// The figures of a node that has done nothing.
+    pub fn empty(node: NodeId, host: String) -> Self {
+        NodeStats {
+            node,
+            host,
+            memory: MemoryStats::default(),
+            faults: vec![],
+            vcpus: vec![],
+            moves: MoveStats::default(),
+            interrupts_relayed: 0,
+            accesses_forwarded: 0,
+            traffic: TrafficStats::default(),
+            clock: ClockStats::default(),
+        }
+    }
+}

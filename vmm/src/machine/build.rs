@@ -1,0 +1,176 @@
+//! Building a machine at rest.
+
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex};
+
+use kvm_bindings::KVM_MP_STATE_RUNNABLE;
+use tessera_devices::{GuestEnd, MsiSink, Platform, PlatformEvents};
+use tessera_dsm::memory::NodeMemory;
+use tessera_dsm::NodeId;
+use tessera_migration::{kvm_ext, VcpuId};
+use thiserror::Error;
+
+use super::interrupts::Interrupts;
+use super::message::{MachineEvents, PeerSink};
+use super::places::Places;
+use super::remote_io::RemoteIo;
+use super::shared::Shared;
+use super::spec::MachineSpec;
+use super::stats::BlackoutLog;
+use super::{lock, Machine};
+use crate::boot::entry::{self, Entry};
+use crate::cpuid;
+use crate::kvm::{KickError, Kicker, KvmError, Vm};
+use crate::vcpu::{stub, Mailbox, VcpuCore, VcpuError};
+
+/// Why a machine could not be built or started.
+#[derive(Debug, Error)]
+pub enum MachineError {
+    /// KVM would not.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// A vCPU could not be set up.
+    #[error(transparent)]
+    Vcpu(#[from] VcpuError),
+    /// Kicks do not work.
+    #[error(transparent)]
+    Kick(#[from] KickError),
+    /// The stub's memory could not be had.
+    #[error("no memory for the proxies' stub: {0}")]
+    Stub(std::io::Error),
+    /// More vCPUs than a node can stand in for.
+    #[error("a guest has 1 to {max} vCPUs, not {0}", max = stub::VCPUS_MAX)]
+    Vcpus(usize),
+    /// A thread could not be made.
+    #[error("{vcpu}: no thread: {source}")]
+    Thread {
+        /// Whose.
+        vcpu: VcpuId,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// The home node's devices speak to the machine's listener.
+struct DeviceEvents(Arc<dyn MachineEvents>);
+
+impl PlatformEvents for DeviceEvents {
+    fn console(&self, bytes: &[u8]) {
+        self.0.console(bytes);
+    }
+
+    fn guest_end(&self, end: GuestEnd) {
+        self.0.guest_end(end);
+    }
+}
+
+impl Machine {
+    /// Builds a machine at rest: its memory, every vCPU of the guest, and on the home node the devices.
+    ///
+    /// # Errors
+    /// When KVM or the system refuses something.
+    pub fn new(
+        spec: MachineSpec,
+        memory: &Arc<NodeMemory>,
+        peers: Arc<dyn PeerSink>,
+        events: Arc<dyn MachineEvents>,
+    ) -> Result<Arc<Machine>, MachineError> {
+        let count = spec.vcpus.len();
+        if count == 0 || count > stub::VCPUS_MAX {
+            return Err(MachineError::Vcpus(count));
+        }
+        let vm = Arc::new(build_vm(memory)?);
+        let cores = build_vcpus(&spec, &vm)?;
+        let places = Arc::new(Places::new(spec.vcpus.iter().map(|vcpu| vcpu.node)));
+        let interrupts = Arc::new(Interrupts {
+            vm,
+            me: spec.me,
+            apic_ids: spec.vcpus.iter().map(|vcpu| vcpu.apic_id).collect(),
+            places: Arc::clone(&places),
+            peers: Arc::clone(&peers),
+            relayed: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+        });
+        let platform = (spec.me == NodeId::HOME).then(|| {
+            let sink = Arc::clone(&interrupts) as Arc<dyn MsiSink>;
+            Platform::new(sink, Arc::new(DeviceEvents(Arc::clone(&events))))
+        });
+        let mailboxes = (0..count)
+            .map(|_| Ok(Arc::new(Mailbox::new(Kicker::new()?))))
+            .collect::<Result<_, MachineError>>()?;
+        let shared = Arc::new(Shared {
+            me: spec.me,
+            nodes: spec.nodes,
+            layout: spec.layout,
+            tsc_khz: spec.tsc_khz,
+            tsc_offset_ticks: spec.tsc_offset_ticks,
+            places,
+            interrupts,
+            mailboxes,
+            remote: RemoteIo::new(count),
+            platform,
+            peers,
+            events,
+            blackouts: Mutex::new(BlackoutLog::new(count)),
+            move_errors: AtomicU64::new(0),
+            remote_accesses: AtomicU64::new(0),
+            context_bytes_sent: AtomicU64::new(0),
+            contexts_sent: AtomicU64::new(0),
+            quiet: AtomicBool::new(false),
+        });
+        Ok(Arc::new(Machine {
+            shared,
+            resting: Mutex::new(cores),
+            threads: Mutex::default(),
+            quitting: AtomicBool::new(false),
+        }))
+    }
+
+    /// Sets the vCPU that starts the guest to its entry point. On its node, before [`Machine::start`].
+    ///
+    /// # Errors
+    /// When KVM refuses the registers.
+    pub fn set_entry(&self, entry: &Entry) -> Result<(), MachineError> {
+        for core in lock(&self.resting).iter().filter(|core| core.id == VcpuId::BOOT) {
+            let sregs = entry::initial_sregs(core.sregs()?, entry);
+            core.set_registers(&sregs, &entry::initial_regs(entry))?;
+            core.set_mp_state(KVM_MP_STATE_RUNNABLE)?;
+        }
+        Ok(())
+    }
+}
+
+fn build_vm(memory: &Arc<NodeMemory>) -> Result<Vm, MachineError> {
+    let mut vm = Vm::new()?;
+    for slot in memory.slots() {
+        let bytes = slot.pages * tessera_dsm::PAGE_BYTES as u64;
+        // SAFETY: the VM keeps the memory (`keep`), whose mappings never move.
+        unsafe { vm.add_memory(slot.start.gpa(), bytes, slot.hva) }?;
+    }
+    vm.keep(Arc::clone(memory));
+    vm.add_private(stub::STUB_GPA, stub::STUB_BYTES, stub::write).map_err(|error| match error {
+        crate::kvm::PrivateError::Memory(source) => MachineError::Stub(source),
+        crate::kvm::PrivateError::Kvm(error) => error.into(),
+    })?;
+    Ok(vm)
+}
+
+fn build_vcpus(spec: &MachineSpec, vm: &Vm) -> Result<Vec<VcpuCore>, MachineError> {
+    let apic_ids: Vec<u32> = spec.vcpus.iter().map(|vcpu| vcpu.apic_id).collect();
+    let mut cores: Vec<VcpuCore> = Vec::with_capacity(apic_ids.len());
+    for (index, &apic_id) in apic_ids.iter().enumerate() {
+        let id = VcpuId(index as u16);
+        let fd = vm.create_vcpu(apic_id, &cpuid::for_machine(&spec.cpuid, &spec.vcpus, index))?;
+        let offset = spec.tsc_offset_ticks as u64;
+        kvm_ext::set_tsc_offset(&fd, offset)
+            .map_err(|source| KvmError::Call { call: "KVM_VCPU_TSC_OFFSET", source })?;
+        // The set depends on the CPUID, which is the same for all.
+        let msrs = match cores.first() {
+            Some(first) => Arc::clone(&first.msrs),
+            None => Arc::new(vm.msrs(&fd)?),
+        };
+        cores.push(VcpuCore { id, fd, msrs, xsave_bytes: vm.xsave_bytes(), tsc_offset_ticks: offset });
+    }
+    Ok(cores)
+}
