@@ -10,7 +10,7 @@
 //! | 5 | 3 | zero |
 //! | 8 | 8 | guest frame number |
 //! | 16 | 4 | transaction |
-//! | 20 | 4 | zero |
+//! | 20 | 4 | turn |
 //! | 24 | 4 | sequence number, for the link ([`SEQ_OFFSET`]) |
 //! | 28 | 4 | acknowledged sequence number, for the link ([`ACK_OFFSET`]) |
 //!
@@ -24,7 +24,7 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::ids::{Gfn, NodeId, NODES_MAX};
-use crate::protocol::{Access, Message, Txn};
+use crate::protocol::{Access, Message, Turn, Txn};
 
 /// Bytes of a header.
 pub const FRAME_BYTES: usize = 32;
@@ -84,7 +84,7 @@ struct Header {
     reserved: [u8; 3],
     gfn: U64,
     txn: U32,
-    reserved2: U32,
+    turn: U32,
     seq: U32,
     ack: U32,
 }
@@ -136,7 +136,8 @@ pub enum WireError {
 pub fn encode(message: &Message, zero_page: bool) -> [u8; FRAME_BYTES] {
     let mut header = Header { gfn: U64::new(message.gfn().0), ..Header::default() };
     match *message {
-        Message::Request { access, held, .. } => {
+        Message::Request { access, held, turn, .. } => {
+            header.turn = U32::new(turn.0);
             header.kind = Kind::Request as u8;
             header.access = access_code(access);
             header.flags = if held { FLAG_HELD } else { 0 };
@@ -146,14 +147,16 @@ pub fn encode(message: &Message, zero_page: bool) -> [u8; FRAME_BYTES] {
             header.txn = U32::new(txn.0);
         }
         Message::AlreadyYours { .. } => header.kind = Kind::AlreadyYours as u8,
-        Message::Recall { txn, requester, access, acks, .. } => {
+        Message::Recall { txn, requester, turn, access, acks, .. } => {
+            header.turn = U32::new(turn.0);
             header.kind = Kind::Recall as u8;
             header.txn = U32::new(txn.0);
             header.requester = requester.0;
             header.access = access_code(access);
             header.acks = acks;
         }
-        Message::Invalidate { txn, requester, .. } => {
+        Message::Invalidate { txn, requester, turn, .. } => {
+            header.turn = U32::new(turn.0);
             header.kind = Kind::Invalidate as u8;
             header.txn = U32::new(txn.0);
             header.requester = requester.0;
@@ -225,10 +228,10 @@ const FIELDS: [&str; SEQ_OFFSET] = [
     "txn",
     "txn",
     "txn",
-    "reserved",
-    "reserved",
-    "reserved",
-    "reserved",
+    "turn",
+    "turn",
+    "turn",
+    "turn",
 ];
 
 fn access_code(access: Access) -> u8 {
@@ -246,19 +249,22 @@ struct Reader {
 impl Reader {
     fn message(&self, kind: Kind) -> Result<(Message, Body), WireError> {
         let gfn = Gfn(self.header.gfn.get());
-        let txn = Txn(self.header.txn.get());
+        let (txn, turn) = (Txn(self.header.txn.get()), Turn(self.header.turn.get()));
         let message = match kind {
             Kind::Request => {
                 let held = self.header.flags == FLAG_HELD;
-                Message::Request { gfn, access: self.access()?, held }
+                Message::Request { gfn, access: self.access()?, held, turn }
             }
             Kind::GrantExtent => Message::GrantExtent { gfn, txn },
             Kind::AlreadyYours => Message::AlreadyYours { gfn },
             Kind::Recall => {
                 let (requester, access, acks) = (self.requester()?, self.access()?, self.acks()?);
-                Message::Recall { gfn, txn, requester, access, acks }
+                Message::Recall { gfn, txn, requester, turn, access, acks }
             }
-            Kind::Invalidate => Message::Invalidate { gfn, txn, requester: self.requester()? },
+            Kind::Invalidate => {
+                let requester = self.requester()?;
+                Message::Invalidate { gfn, txn, requester, turn }
+            }
             Kind::Grant => {
                 let body = match self.header.flags {
                     0 => Body::None,
@@ -315,15 +321,16 @@ mod tests {
     fn message() -> impl Strategy<Value = Message> {
         let gfn = any::<u64>().prop_map(Gfn);
         let txn = any::<u32>().prop_map(Txn);
+        let turn = any::<u32>().prop_map(Turn);
         let node = (0..NODES_MAX as u8).prop_map(NodeId);
         let acks = 0..NODES_MAX as u8;
-        (0..8u8, gfn, txn, node, access(), acks, any::<bool>()).prop_map(
-            |(kind, gfn, txn, requester, access, acks, flag)| match kind {
-                0 => Message::Request { gfn, access, held: flag },
+        (0..8u8, gfn, txn, turn, node, access(), acks, any::<bool>()).prop_map(
+            |(kind, gfn, txn, turn, requester, access, acks, flag)| match kind {
+                0 => Message::Request { gfn, access, held: flag, turn },
                 1 => Message::GrantExtent { gfn, txn },
                 2 => Message::AlreadyYours { gfn },
-                3 => Message::Recall { gfn, txn, requester, access, acks },
-                4 => Message::Invalidate { gfn, txn, requester },
+                3 => Message::Recall { gfn, txn, requester, turn, access, acks },
+                4 => Message::Invalidate { gfn, txn, requester, turn },
                 5 => Message::Grant { gfn, txn, rights: access, page: flag, acks },
                 6 => Message::Invalidated { gfn, txn },
                 _ => Message::Done { gfn, txn },
@@ -373,8 +380,14 @@ mod tests {
 
     #[test]
     fn each_wrong_field_is_named() {
-        let recall =
-            Message::Recall { gfn: Gfn(7), txn: Txn(1), requester: NodeId(1), access: Access::Read, acks: 0 };
+        let recall = Message::Recall {
+            gfn: Gfn(7),
+            txn: Txn(1),
+            requester: NodeId(1),
+            turn: Turn(9),
+            access: Access::Read,
+            acks: 0,
+        };
         let good = encode(&recall, false);
         let field = |at: usize, to: u8| {
             let mut bytes = good;
@@ -390,7 +403,10 @@ mod tests {
         assert_eq!(field(3, 32), wrong("acks", 32));
         assert_eq!(field(4, 32), wrong("requester", 32));
         assert_eq!(field(6, 1), wrong("reserved", 1));
-        assert_eq!(field(23, 5), wrong("reserved", 5));
+        let done = encode(&Message::Done { gfn: Gfn(7), txn: Txn(1) }, false);
+        let mut bytes = done;
+        bytes[23] = 5;
+        assert_eq!(decode(&bytes), Err(WireError::Field { kind: 8, field: "turn", value: 5 }));
     }
 
     #[test]

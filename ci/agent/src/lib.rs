@@ -40,7 +40,8 @@ pub enum Kind {
 
 impl Kind {
     fn from_byte(byte: u8) -> io::Result<Self> {
-        let all = [Self::Run, Self::Put, Self::Data, Self::End, Self::Out, Self::Err, Self::Exit, Self::Failed];
+        let all =
+            [Self::Run, Self::Put, Self::Data, Self::End, Self::Out, Self::Err, Self::Exit, Self::Failed];
         all.into_iter().find(|kind| *kind as u8 == byte).ok_or_else(|| {
             io::Error::new(io::ErrorKind::InvalidData, format!("frame of unknown kind {byte:#04x}"))
         })

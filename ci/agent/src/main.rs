@@ -60,7 +60,8 @@ fn run(stream: TcpStream, payload: &[u8], reply: &Reply) -> io::Result<i32> {
         .spawn()
         .map_err(|error| io::Error::other(format!("cannot run {}: {error}", command[0])))?;
     let group = child.id();
-    let outputs = [carry(child.stdout.take(), Kind::Out, reply), carry(child.stderr.take(), Kind::Err, reply)];
+    let outputs =
+        [carry(child.stdout.take(), Kind::Out, reply), carry(child.stderr.take(), Kind::Err, reply)];
     let input = child.stdin.take();
     thread::spawn(move || feed(stream, input, group));
     let status = wait(&mut child)?;
@@ -117,7 +118,8 @@ fn put(stream: &mut TcpStream, payload: &[u8]) -> io::Result<i32> {
         .and_then(|(mode, path)| Some((u32::from_le_bytes(*mode), std::str::from_utf8(path).ok()?)))
         .ok_or_else(|| io::Error::other("malformed request to write a file"))?;
     let named = |error: io::Error| io::Error::other(format!("cannot write {path}: {error}"));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path).map_err(named)?;
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path).map_err(named)?;
     loop {
         match read_frame(stream)? {
             (Kind::Data, bytes) => file.write_all(&bytes).map_err(named)?,

@@ -3,7 +3,7 @@
 //! outright, the kernel ends the processes (`PR_SET_PDEATHSIG`).
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
@@ -29,16 +29,9 @@ fn alive() -> std::sync::MutexGuard<'static, Alive> {
 /// Starts the thread that clears up when a signal ends xtask. To be called first in `main`, before any other
 /// thread exists: the signals are blocked in the calling thread and so in all that it starts.
 pub fn watch_signals() {
-    // SAFETY: the set is initialised by sigemptyset before anything reads it; all pointers are to locals.
-    let set = unsafe {
-        let mut set = std::mem::zeroed::<libc::sigset_t>();
-        libc::sigemptyset(&mut set);
-        for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
-            libc::sigaddset(&mut set, signal);
-        }
-        libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
-        set
-    };
+    let set = ending_signals();
+    // SAFETY: the set is a valid one; no old set is asked for.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) };
     std::thread::spawn(move || {
         let mut signal = 0;
         // SAFETY: both pointers are to locals that live through the call.
@@ -46,6 +39,30 @@ pub fn watch_signals() {
         clear_all();
         std::process::exit(128 + signal);
     });
+}
+
+fn ending_signals() -> libc::sigset_t {
+    // SAFETY: sigemptyset initialises the set before anything reads it; all pointers are to a local.
+    unsafe {
+        let mut set = std::mem::zeroed::<libc::sigset_t>();
+        libc::sigemptyset(&mut set);
+        for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+            libc::sigaddset(&mut set, signal);
+        }
+        set
+    }
+}
+
+/// Lets a command's process see the signals that xtask itself blocks: processes inherit that.
+pub fn unblock_signals(command: &mut Command) -> &mut Command {
+    let set = ending_signals();
+    // SAFETY: between fork and exec only pthread_sigmask is called, which is async-signal-safe.
+    unsafe {
+        command.pre_exec(move || {
+            libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut());
+            Ok(())
+        })
+    }
 }
 
 fn clear_all() {
@@ -77,15 +94,17 @@ impl OwnedChild {
     /// When it cannot be started.
     pub fn spawn(command: &mut Command) -> Result<Self> {
         let parent = std::process::id();
-        command.process_group(0);
-        // SAFETY: between fork and exec only async-signal-safe calls are made (prctl, getppid).
+        unblock_signals(command).process_group(0);
+        // SAFETY: between fork and exec only async-signal-safe calls are made (prctl, getppid),
+        // and an error is made from a number, without memory.
         unsafe {
             command.pre_exec(move || {
                 if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
                     return Err(io::Error::last_os_error());
                 }
                 if libc::getppid() as u32 != parent {
-                    return Err(io::Error::other("xtask has gone"));
+                    // xtask has gone before the call above could take hold.
+                    return Err(io::Error::from_raw_os_error(libc::ESRCH));
                 }
                 Ok(())
             });
@@ -100,6 +119,18 @@ impl OwnedChild {
     /// The process itself, for its pipes.
     pub fn child(&mut self) -> &mut Child {
         &mut self.child
+    }
+
+    /// What it wrote to its piped output and error, once it has ended. Only for little: a pipe holds 64 KiB,
+    /// and who writes more waits for a reader.
+    pub fn said(&mut self) -> (String, String) {
+        fn all(pipe: Option<impl Read>) -> String {
+            let mut bytes = Vec::new();
+            // What could be read counts; a pipe has no other errors than a wrong descriptor.
+            let _ = pipe.map(|mut pipe| pipe.read_to_end(&mut bytes));
+            String::from_utf8_lossy(&bytes).into_owned()
+        }
+        (all(self.child.stdout.take()), all(self.child.stderr.take()))
     }
 
     /// How it ended, if it has.
@@ -144,9 +175,10 @@ impl TemporaryDir {
     /// # Errors
     /// When it cannot be made.
     pub fn new(prefix: &str) -> Result<Self> {
-        let pattern = std::env::temp_dir().join(format!("{prefix}-XXXXXX"));
+        let pattern = std::env::temp_dir().join(format!("{prefix}-{}-XXXXXX", std::process::id()));
         let pattern = pattern.to_string_lossy().into_owned();
-        let mut bytes = std::ffi::CString::new(pattern.clone()).context("temporary folder")?.into_bytes_with_nul();
+        let mut bytes =
+            std::ffi::CString::new(pattern.clone()).context("temporary folder")?.into_bytes_with_nul();
         // The registry is locked meanwhile: a signal now must not miss the new folder.
         let mut alive = alive();
         // SAFETY: `bytes` is a writable string that ends with a zero byte.
@@ -163,6 +195,27 @@ impl TemporaryDir {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Folders of earlier processes that were killed before they could remove them.
+    pub fn abandoned() -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(std::env::temp_dir()).into_iter().flatten();
+        let names = entries.filter_map(|entry| Some((entry.as_ref().ok()?.path(), entry.ok()?.file_name())));
+        names
+            .filter(|(_, name)| owner(&name.to_string_lossy()).is_some_and(is_gone))
+            .map(|(path, _)| path)
+            .collect()
+    }
+}
+
+/// The process that made the folder of this name, if it is one of ours: `tessera-WHAT-PID-RANDOM`.
+fn owner(name: &str) -> Option<u32> {
+    let mut words = name.strip_prefix("tessera-")?.rsplitn(3, '-');
+    words.next()?;
+    words.next()?.parse().ok()
+}
+
+fn is_gone(process: u32) -> bool {
+    !Path::new(&format!("/proc/{process}")).exists()
 }
 
 impl Drop for TemporaryDir {
@@ -194,6 +247,16 @@ mod tests {
             std::thread::sleep(Duration::from_millis(5));
         }
         assert!(gone(), "process {grandchild} still runs");
+    }
+
+    #[test]
+    fn only_folders_of_dead_processes_are_abandoned() {
+        assert_eq!(owner("tessera-lab-4711-aBc123"), Some(4711));
+        assert_eq!(owner("tessera-cleanup-test-4711-aBc123"), Some(4711));
+        assert_eq!(owner("other-lab-4711-aBc123"), None);
+        assert_eq!(owner("tessera-lab"), None);
+        let dir = TemporaryDir::new("tessera-cleanup-test").unwrap();
+        assert!(!TemporaryDir::abandoned().contains(&dir.path().to_path_buf()));
     }
 
     #[test]

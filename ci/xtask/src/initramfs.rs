@@ -136,8 +136,12 @@ mod tests {
         assert_eq!(bytes.len() % 512, 0);
         assert_eq!(&bytes[..6], b"070701");
         assert_eq!(&bytes[110..114], b"bin\0");
-        let starts: Vec<usize> =
-            bytes.windows(6).enumerate().filter(|(_, window)| *window == b"070701").map(|(at, _)| at).collect();
+        let starts: Vec<usize> = bytes
+            .windows(6)
+            .enumerate()
+            .filter(|(_, window)| *window == b"070701")
+            .map(|(at, _)| at)
+            .collect();
         assert_eq!(starts.len(), 6, "bin, bin/deep, tool, init, empty, trailer");
         assert!(starts.iter().all(|at| at % 4 == 0));
     }

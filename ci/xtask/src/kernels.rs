@@ -72,7 +72,8 @@ impl Kernel {
         let prefix = format!("{}.", series.name());
         let found = fs::read_dir(cache()).ok()?.filter_map(|entry| {
             let name = entry.ok()?.file_name().into_string().ok()?;
-            let numbers: Vec<u32> = name.split(|c: char| !c.is_ascii_digit()).map_while(|n| n.parse().ok()).collect();
+            let numbers: Vec<u32> =
+                name.split(|c: char| !c.is_ascii_digit()).map_while(|n| n.parse().ok()).collect();
             name.starts_with(&prefix).then_some((numbers, name))
         });
         let (_, release) = found.max()?;
@@ -117,7 +118,13 @@ impl Kernel {
             let kernel = Self { dir: cache().join(&release), release: release.clone() };
             // Another xtask may have been quicker: its copy is as good.
             if !kernel.dir.exists() {
-                fs::rename(&tree, &kernel.dir).or_else(|error| if kernel.dir.exists() { Ok(()) } else { Err(error) })?;
+                fs::rename(&tree, &kernel.dir).or_else(|error| {
+                    if kernel.dir.exists() {
+                        Ok(())
+                    } else {
+                        Err(error)
+                    }
+                })?;
             }
             ensure!(kernel.image().is_file(), "package {package} has no {}", kernel.image().display());
             Ok(kernel)
@@ -152,7 +159,9 @@ fn download(package: &str, series: Series, work: &Path) -> Result<()> {
         Series::Backports => format!("{package}/{}", series.target_release()),
     };
     // apt's own user cannot write here; as root it would warn about that at each file.
-    shell::output(Command::new("apt-get").args(["-o", "APT::Sandbox::User=root", "download", &exact]).current_dir(work))?;
+    shell::output(
+        Command::new("apt-get").args(["-o", "APT::Sandbox::User=root", "download", &exact]).current_dir(work),
+    )?;
     let deb = fs::read_dir(work)?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .find(|path| path.extension().is_some_and(|ending| ending == "deb"))
@@ -254,13 +263,19 @@ mod tests {
 
     #[test]
     fn a_signature_is_taken_away_and_nothing_else() {
-        let signed = [b"module".as_slice(), b"SIGN", &[1, 2, 3, 0, 0, 0, 0, 0, 0, 0, 0, 4], b"~Module signature appended~\n"];
+        let signed = [
+            b"module".as_slice(),
+            b"SIGN",
+            &[1, 2, 3, 0, 0, 0, 0, 0, 0, 0, 0, 4],
+            b"~Module signature appended~\n",
+        ];
         let mut content = signed.concat();
         strip_signature(&mut content);
         assert_eq!(content, b"module");
         strip_signature(&mut content);
         assert_eq!(content, b"module");
-        let mut lying = [b"\0\0\0\0\0\0\0\0\xff\xff\xff\xff".as_slice(), b"~Module signature appended~\n"].concat();
+        let mut lying =
+            [b"\0\0\0\0\0\0\0\0\xff\xff\xff\xff".as_slice(), b"~Module signature appended~\n"].concat();
         let before = lying.clone();
         strip_signature(&mut lying);
         assert_eq!(lying, before);

@@ -1,15 +1,24 @@
 //! `cargo xtask`: sets the machine up, builds hosts and guests, runs them, tests and measures them.
 
+mod bench;
 mod builds;
+mod clean;
 mod cleanup;
+mod cluster;
+mod demo;
+mod guest;
 mod images;
 mod initramfs;
 mod kernels;
 mod lab;
+mod mover;
 mod paths;
 mod progress;
 mod setup;
 mod shell;
+mod sizes;
+mod tessera;
+mod test;
 
 use std::process::ExitCode;
 
@@ -31,6 +40,15 @@ enum Verb {
     /// Hosts with KVM, several on one machine that needs none itself.
     #[command(subcommand)]
     Lab(lab::verbs::Verb),
+    /// One guest over one host and over several, moving while it works: checks the results, shows the figures.
+    Demo(demo::Args),
+    /// Everything that must hold, set-up included; ends with `N passed, N failed`.
+    Test(test::Args),
+    /// Measure.
+    #[command(subcommand)]
+    Bench(bench::Verb),
+    /// Remove what the lab keeps: kernels, images, logs, and folders of runs that were killed.
+    CleanLab(clean::Args),
 }
 
 fn main() -> ExitCode {
@@ -49,5 +67,9 @@ fn run(verb: &Verb) -> Result<i32> {
     match verb {
         Verb::Setup(options) => setup::main(options).map(|()| 0),
         Verb::Lab(verb) => lab::verbs::main(verb),
+        Verb::Demo(options) => demo::main(options),
+        Verb::Test(options) => test::main(options),
+        Verb::Bench(verb) => bench::main(verb),
+        Verb::CleanLab(options) => clean::main(options).map(|()| 0),
     }
 }

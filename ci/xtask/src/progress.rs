@@ -28,13 +28,6 @@ impl Step {
         Self { bar: Some(bar), what, started }
     }
 
-    /// Says what is happening within the step (on a terminal only).
-    pub fn note(&self, text: &str) {
-        if let Some(bar) = &self.bar {
-            bar.set_message(format!("{}: {text}", self.what));
-        }
-    }
-
     /// Ends the step with a line that stays.
     pub fn done(self, result: &str) {
         if let Some(bar) = &self.bar {

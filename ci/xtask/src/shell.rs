@@ -5,11 +5,14 @@ use std::process::{Command, Output, Stdio};
 
 use anyhow::{bail, Context, Result};
 
+use crate::cleanup;
+
 /// The command as a person would type it.
 pub fn text(command: &Command) -> String {
     let quote = |word: &OsStr| {
         let word = word.to_string_lossy();
-        let plain = !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || "-_=./:,+@%".contains(c));
+        let plain =
+            !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || "-_=./:,+@%".contains(c));
         if plain {
             word.into_owned()
         } else {
@@ -19,24 +22,15 @@ pub fn text(command: &Command) -> String {
     std::iter::once(command.get_program()).chain(command.get_args()).map(quote).collect::<Vec<_>>().join(" ")
 }
 
-/// Runs a command with its output on the terminal.
-///
-/// # Errors
-/// When it cannot be started or does not end with status 0.
-pub fn run(command: &mut Command) -> Result<()> {
-    let status = command.status().with_context(|| format!("cannot run: {}", text(command)))?;
-    if !status.success() {
-        bail!("{status}: {}", text(command));
-    }
-    Ok(())
-}
-
 /// Runs a command and gives what it said, whatever its status.
 ///
 /// # Errors
 /// When it cannot be started.
 pub fn capture(command: &mut Command) -> Result<Output> {
-    command.stdin(Stdio::null()).output().with_context(|| format!("cannot run: {}", text(command)))
+    cleanup::unblock_signals(command)
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot run: {}", text(command)))
 }
 
 /// Runs a command quietly and gives its standard output.
@@ -79,7 +73,8 @@ mod tests {
 
     #[test]
     fn a_failing_command_is_named_with_what_it_said() {
-        let error = output(Command::new("sh").args(["-c", "echo reason >&2; exit 3"])).unwrap_err().to_string();
+        let error =
+            output(Command::new("sh").args(["-c", "echo reason >&2; exit 3"])).unwrap_err().to_string();
         assert!(error.contains("exit status: 3") && error.contains("reason"), "{error}");
     }
 

@@ -28,7 +28,7 @@ fn pairs() -> Vec<(&'static str, Box<dyn Link>, Box<dyn Link>)> {
 }
 
 fn request(gfn: u64) -> Message {
-    Message::Request { gfn: Gfn(gfn), access: Access::Read, held: false }
+    Message::Request { gfn: Gfn(gfn), access: Access::Read, held: false, turn: Default::default() }
 }
 
 fn grant(gfn: u64) -> Message {

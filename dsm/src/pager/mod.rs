@@ -1,2 +1,318 @@
-//! pager
+//! The pager: the thread that drives the protocol from userfaultfd and from its links.
+//!
+//! One thread owns all of it: the userfaultfd, the protocol core, the connections to the peers. It waits in one
+//! `epoll` for the guest's faults, the peers' frames, commands of other threads, and the core's next deadline; it
+//! never waits for guest memory, a device or another pager. It carries out the core's actions in order.
+//!
+//! **Nothing leaves before it is true.** Frames that an event gives rise to are queued (a page's bytes are read at that
+//! moment) and go out when all actions of the event are done. A page that was granted to another node is thus out of
+//! this guest's reach before that node can write it, even if this thread is held up in between.
+//!
+//! **Failure.** When a peer is lost, breaks the protocol, or the kernel refuses an operation, the pager reports one
+//! [`PagerFailure`], closes its connections, lets borrowers go and serves no more faults: vCPUs that wait go on
+//! waiting, because there is no right page to give them. [`Pager::stop`] releases them.
+//!
+//! **Stopping.** Tell the vCPUs to quit first, then call [`Pager::stop`] (or drop the pager), then join the vCPU threads:
+//! closing the userfaultfd releases those that wait, and they would find zeros in place of pages that this node does
+//! not hold. To the peers a node that stops looks like one that is lost, so an orderly end is agreed on beforehand
+//! and failures are ignored from then on. [`NodeMemory`] outlives the pager, and KVM's memory slots.
+
+mod borrow;
+mod driver;
 mod pages;
+mod stats;
+mod waiting;
+
+use std::io;
+use std::net::TcpStream;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::mpsc::{sync_channel, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use rustix::event::EventfdFlags;
+use thiserror::Error;
+use vm_memory::GuestMemoryMmap;
+
+use self::borrow::{BorrowRequest, PageRun};
+use self::driver::Driver;
+use crate::ids::{Gfn, NodeId, NODES_MAX};
+use crate::link::{Link, TcpLink};
+use crate::memory::{MemoryError, NodeMemory};
+use crate::protocol::{Access, LeasePolicy};
+
+pub use borrow::{BorrowError, Borrowed, BORROW_PAGES_MAX};
+pub use pages::PagesError;
+pub use stats::{LatencyStats, PagerStats};
+
+/// Commands that may wait for the pager; whoever sends one more waits until it has taken one.
+const COMMANDS_MAX: usize = 256;
+
+/// Whether guest memory is tracked page by page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Tracking {
+    /// No: the guest has one node, all memory is always its own, and no userfaultfd is opened.
+    Off,
+    /// Yes.
+    On,
+}
+
+/// What a pager must know to start.
+#[derive(Clone, Debug)]
+pub struct PagerConfig {
+    /// This node.
+    pub me: NodeId,
+    /// How many nodes the guest has.
+    pub nodes: u8,
+    /// Runs of pages `(first, pages)` that were filled before the start; the same list on every node.
+    pub preloaded: Vec<(Gfn, u64)>,
+    /// How long granted pages are kept.
+    pub lease: LeasePolicy,
+    /// Whether guest memory is tracked.
+    pub tracking: Tracking,
+}
+
+/// Why a pager could not start.
+#[derive(Debug, Error)]
+pub enum PagerError {
+    /// The node numbers contradict each other.
+    #[error("cannot be {me} of a guest of {nodes} nodes with the peers {peers:?}: {why}")]
+    Config {
+        /// This node.
+        me: NodeId,
+        /// Nodes in the guest.
+        nodes: u8,
+        /// The peers given.
+        peers: Vec<NodeId>,
+        /// What is wrong.
+        why: &'static str,
+    },
+    /// Memory was filled that is not in the list of preloaded pages, or whose home is another node.
+    #[error("{0} was filled before the start, but it is not a preloaded page of this node")]
+    Stray(Gfn),
+    /// Guest memory could not be searched.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// Guest memory could not be tracked.
+    #[error(transparent)]
+    Pages(#[from] PagesError),
+    /// A connection could not be set up.
+    #[error("connection to {peer}: {source}")]
+    Link {
+        /// Whose.
+        peer: NodeId,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The thread or what it waits with could not be made.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// The end of the node's part in the guest: no page moves any more.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[error("{}{what}", .peer.map(|peer| format!("{peer}: ")).unwrap_or_default())]
+pub struct PagerFailure {
+    /// The peer that was lost or misbehaved; `None` if the trouble is here.
+    pub peer: Option<NodeId>,
+    /// What happened, in one sentence.
+    pub what: String,
+}
+
+/// What other threads ask of the pager thread.
+enum Command {
+    Borrow(BorrowRequest),
+    Return(PageRun),
+    Stats(SyncSender<PagerStats>),
+    Stop,
+}
+
+/// Announces commands to the pager's `epoll`.
+struct Bell(OwnedFd);
+
+impl Bell {
+    fn new() -> io::Result<Self> {
+        Ok(Bell(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
+    }
+
+    fn ring(&self) {
+        // It fails only when the counter is full: then the bell has rung and is still heard.
+        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+    }
+
+    fn silence(&self) {
+        // It fails only when the bell has not rung.
+        let _ = rustix::io::read(&self.0, &mut [0; 8]);
+    }
+}
+
+impl AsFd for Bell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// A running pager.
+pub struct Pager {
+    memory: Arc<NodeMemory>,
+    alias: GuestMemoryMmap,
+    /// `None` with [`Tracking::Off`].
+    thread: Option<Thread>,
+}
+
+struct Thread {
+    commands: SyncSender<Command>,
+    bell: Arc<Bell>,
+    state: Mutex<State>,
+}
+
+enum State {
+    /// (`None` only for the moment in which somebody waits for the thread's end.)
+    Running(Option<JoinHandle<PagerStats>>),
+    Stopped(Box<PagerStats>),
+}
+
+impl Pager {
+    /// Starts the pager with a TCP connection to each peer. `on_failure` is called at most once, on the pager's
+    /// thread; it must not wait for anything that needs the pager.
+    ///
+    /// # Errors
+    /// If the configuration contradicts itself, memory was filled that is not preloaded, or the kernel refuses.
+    pub fn start(
+        config: PagerConfig,
+        memory: Arc<NodeMemory>,
+        peers: Vec<(NodeId, TcpStream)>,
+        on_failure: Box<dyn Fn(PagerFailure) + Send + Sync>,
+    ) -> Result<Pager, PagerError> {
+        let mut links: Vec<(NodeId, Box<dyn Link>)> = Vec::with_capacity(peers.len());
+        for (peer, stream) in peers {
+            let link = TcpLink::new(stream).map_err(|source| PagerError::Link { peer, source })?;
+            links.push((peer, Box::new(link)));
+        }
+        Pager::start_with_links(config, memory, links, on_failure)
+    }
+
+    /// As [`Pager::start`], with any kind of link.
+    ///
+    /// # Errors
+    /// As [`Pager::start`].
+    pub fn start_with_links(
+        config: PagerConfig,
+        memory: Arc<NodeMemory>,
+        links: Vec<(NodeId, Box<dyn Link>)>,
+        on_failure: Box<dyn Fn(PagerFailure) + Send + Sync>,
+    ) -> Result<Pager, PagerError> {
+        check(&config, &memory, &links)?;
+        let alias = memory.alias_view();
+        if config.tracking == Tracking::Off {
+            return Ok(Pager { memory, alias, thread: None });
+        }
+        let system = |what| move |source| PagerError::System { what, source };
+        let (commands, inbox) = sync_channel(COMMANDS_MAX);
+        let bell = Arc::new(Bell::new().map_err(system("eventfd"))?);
+        let driver = Driver::new(config, memory.clone(), links, (bell.clone(), inbox))?;
+        let thread = std::thread::Builder::new()
+            .name("pager".into())
+            .spawn(move || driver.run(&on_failure))
+            .map_err(system("starting the pager thread"))?;
+        let state = Mutex::new(State::Running(Some(thread)));
+        Ok(Pager { memory, alias, thread: Some(Thread { commands, bell, state }) })
+    }
+
+    /// What the pager has counted and measured so far; after [`Pager::stop`], until then.
+    pub fn stats(&self) -> PagerStats {
+        let untracked = || PagerStats { nodes: 1, ..PagerStats::default() };
+        let mut stats = match &self.thread {
+            None => untracked(),
+            Some(thread) => {
+                let (reply, answer) = sync_channel(1);
+                match self.send(Command::Stats(reply)).ok().and_then(|()| answer.recv().ok()) {
+                    Some(stats) => stats,
+                    None => match &*thread.state.lock().unwrap_or_else(PoisonError::into_inner) {
+                        State::Stopped(stats) => (**stats).clone(),
+                        State::Running(_) => untracked(),
+                    },
+                }
+            }
+        };
+        stats.resident_bytes = self.memory.resident_bytes();
+        stats
+    }
+
+    /// Brings `len` bytes at guest-physical address `gpa` here and keeps them until the guard is dropped. Waits until
+    /// they have come. **A thread that holds a borrow must not borrow more**: two nodes could wait for each other for
+    /// ever. Borrow the whole range at once, for writing if any of it is to be written.
+    ///
+    /// # Errors
+    /// If the range is not RAM or too long, or the pager has stopped.
+    pub fn borrow(&self, gpa: u64, len: u64, access: Access) -> Result<Borrowed<'_>, BorrowError> {
+        Borrowed::new(self, gpa, len, access)
+    }
+
+    /// Stops the thread, closes the connections and the userfaultfd. Threads that wait for a page are released, to
+    /// memory that is right no more: see the module documentation for the order. Does nothing the second time.
+    pub fn stop(&self) {
+        let Some(thread) = &self.thread else { return };
+        let mut state = thread.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let State::Running(running) = &mut *state {
+            // It has ended already if nobody takes the command.
+            let _ = self.send(Command::Stop);
+            // A thread cannot wait for its own end: `on_failure` that stops the pager only asks for it.
+            let own = running.as_ref().is_some_and(|running| running.thread().id() == std::thread::current().id());
+            if let Some(running) = running.take_if(|_| !own) {
+                *state = State::Stopped(Box::new(running.join().unwrap_or_default()));
+            }
+        }
+    }
+
+    /// Waits until the pages are here.
+    fn collect(&self, run: PageRun, access: Access) -> Result<(), BorrowError> {
+        if self.thread.is_none() {
+            return Ok(());
+        }
+        let (ready, told) = sync_channel(1);
+        self.send(Command::Borrow(BorrowRequest { run, access, ready }))?;
+        told.recv().map_err(|_| BorrowError::Stopped)
+    }
+
+    fn send(&self, command: Command) -> Result<(), BorrowError> {
+        let Some(thread) = &self.thread else { return Ok(()) };
+        thread.commands.send(command).map_err(|_| BorrowError::Stopped)?;
+        thread.bell.ring();
+        Ok(())
+    }
+}
+
+impl Drop for Pager {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Whether the configuration is one that can be.
+fn check(
+    config: &PagerConfig,
+    memory: &NodeMemory,
+    links: &[(NodeId, Box<dyn Link>)],
+) -> Result<(), PagerError> {
+    let PagerConfig { me, nodes, .. } = *config;
+    let mut peers: Vec<NodeId> = links.iter().map(|(peer, _)| *peer).collect();
+    peers.sort_unstable();
+    let why = if usize::from(nodes) > NODES_MAX || me.0 >= nodes {
+        "node numbers go from 0 up to the number of nodes, at most 32"
+    } else if !(0..nodes).map(NodeId).filter(|&node| node != me).eq(peers.iter().copied()) {
+        "there must be one connection to each other node"
+    } else if memory.layout().regions().iter().any(|region| region.home.0 >= nodes) {
+        "the layout names a node that is not there"
+    } else if config.tracking == Tracking::Off && nodes != 1 {
+        "tracking can be off only with one node"
+    } else {
+        return Ok(());
+    };
+    Err(PagerError::Config { me, nodes, peers, why })
+}

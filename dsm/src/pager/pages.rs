@@ -1,7 +1,7 @@
 //! What the pager does to the guest's pages: each [`Action`](crate::protocol::Action) about memory as ioctls.
 //!
 //! **Untouched pages.** A page may be this node's to write and still be absent: in an extent that was owned as a
-//! whole and is tracked again, or in what the loader left out. Such a page reads as zero. It must never be left to
+//! whole and is tracked again. Such a page reads as zero. It must never be left to
 //! the kernel's own devices while it is tracked, so this module remembers which pages may be in that state, and puts
 //! a page of zeros there at the first occasion: when the guest waits for it, or before it is write-protected (a
 //! protected absent page would otherwise be reported as missing for ever, with nobody allowed to fill it for
@@ -83,13 +83,6 @@ impl GuestPages {
     /// The faults that wait to be read.
     pub(crate) fn read_faults<'a>(&self, batch: &'a mut FaultBatch) -> Result<&'a [Fault], PagesError> {
         Ok(self.uffd.read_faults(batch)?)
-    }
-
-    /// Remembers that a page is ours to write although it may be absent.
-    pub(crate) fn mark_untouched(&mut self, gfn: Gfn) -> Result<(), PagesError> {
-        let index = self.memory.layout().index(gfn).ok_or(MemoryError::NotRam(gfn))?;
-        self.untouched.insert(index);
-        Ok(())
     }
 
     /// Puts a page where there is none.

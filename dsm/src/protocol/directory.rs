@@ -6,8 +6,10 @@
 use std::sync::Arc;
 
 use super::node::Outbox;
+#[cfg(test)]
+use super::table::Rights;
 use super::table::{ForPage, InFlight, Place};
-use super::{Access, Counters, Message, Txn, Violation};
+use super::{Access, Counters, Message, Turn, Txn, Violation};
 use crate::ids::{Gfn, NodeId, NodeSet, EXTENT_PAGES, NODES_MAX};
 use crate::layout::Layout;
 
@@ -52,17 +54,21 @@ pub(super) enum ExtentEntry {
     Split(Box<[Entry]>),
 }
 
-/// A request that waits for the transaction before it.
+/// A request, as the directory sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-struct Waiting {
-    node: NodeId,
-    access: Access,
+pub(super) struct Request {
+    /// Who asks.
+    pub node: NodeId,
+    /// What for.
+    pub access: Access,
+    /// How long it has been collecting.
+    pub turn: Turn,
 }
 
 /// Requests for one page, first come first served; a node asks once at a time, so they are bounded.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct Queue {
-    waiting: [Option<Waiting>; NODES_MAX],
+    waiting: [Option<Request>; NODES_MAX],
 }
 
 impl Queue {
@@ -73,12 +79,12 @@ impl Queue {
     }
 
     /// Whether there was room: there is, when no node is in twice.
-    fn push(&mut self, waiting: Waiting) -> bool {
+    fn push(&mut self, waiting: Request) -> bool {
         let free = self.waiting.iter_mut().find(|slot| slot.is_none());
         free.map(|slot| *slot = Some(waiting)).is_some()
     }
 
-    fn pop(&mut self) -> Option<Waiting> {
+    fn pop(&mut self) -> Option<Request> {
         let first = self.waiting[0].take();
         self.waiting.rotate_left(1);
         first
@@ -154,16 +160,9 @@ impl Directory {
         Ok(())
     }
 
-    /// `from` asks for a page ([`Directory::check_request`] has passed).
-    pub fn request(
-        &mut self,
-        from: NodeId,
-        access: Access,
-        place: Place,
-        out: &mut Outbox<'_>,
-        counters: &mut Counters,
-    ) {
-        let gfn = place.gfn;
+    /// A node asks for a page ([`Directory::check_request`] has passed).
+    pub fn request(&mut self, request: Request, place: Place, out: &mut Outbox<'_>, counters: &mut Counters) {
+        let (gfn, from) = (place.gfn, request.node);
         match self.extents[place.extent] {
             ExtentEntry::Untouched => {
                 self.extents[place.extent] = ExtentEntry::Whole(from);
@@ -179,15 +178,14 @@ impl Directory {
             }
             ExtentEntry::Split(_) => {}
         }
-        let waiting = Waiting { node: from, access };
         if let Some(transaction) = self.transactions.get_mut(gfn) {
-            let fits = transaction.queue.push(waiting);
+            let fits = transaction.queue.push(request);
             debug_assert!(fits, "no node waits twice");
             self.asked[from.index()] += 1;
             counters.queued += 1;
             return;
         }
-        if let Some(transaction) = self.begin(waiting, place, Queue::EMPTY, out, counters) {
+        if let Some(transaction) = self.begin(request, place, Queue::EMPTY, out, counters) {
             self.transactions.put(transaction);
             self.asked[from.index()] += 1;
         }
@@ -237,7 +235,7 @@ impl Directory {
     /// Begins a transaction, or answers at once if there is nothing to do.
     fn begin(
         &mut self,
-        Waiting { node, access }: Waiting,
+        Request { node, access, turn }: Request,
         place: Place,
         queue: Queue,
         out: &mut Outbox<'_>,
@@ -266,10 +264,10 @@ impl Directory {
         if upgrade {
             out.send(node, Message::Grant { gfn, txn, rights: access, page: false, acks });
         } else {
-            out.send(supplier, Message::Recall { gfn, txn, requester: node, access, acks });
+            out.send(supplier, Message::Recall { gfn, txn, requester: node, turn, access, acks });
         }
         for sharer in invalidated.iter() {
-            out.send(sharer, Message::Invalidate { gfn, txn, requester: node });
+            out.send(sharer, Message::Invalidate { gfn, txn, requester: node, turn });
         }
         Some(Transaction { place, txn, requester: node, access, supplier, invalidated, queue })
     }
@@ -287,5 +285,26 @@ impl Directory {
         let txn = self.next;
         self.next = Txn(txn.0.wrapping_add(1));
         txn
+    }
+}
+
+/// What only tests may see.
+#[cfg(test)]
+impl Directory {
+    /// What is under way.
+    pub fn transactions(&self) -> &InFlight<Transaction> {
+        &self.transactions
+    }
+
+    /// Who has a page.
+    pub fn recorded(&self, place: Place) -> Vec<(NodeId, Rights)> {
+        match &self.extents[place.extent] {
+            ExtentEntry::Untouched => vec![],
+            ExtentEntry::Whole(owner) => vec![(*owner, Rights::Write)],
+            ExtentEntry::Split(entries) => match entries[place.page] {
+                Entry::Exclusive(owner) => vec![(owner, Rights::Write)],
+                Entry::Shared(set) => set.iter().map(|node| (node, Rights::Read)).collect(),
+            },
+        }
     }
 }

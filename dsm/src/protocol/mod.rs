@@ -21,6 +21,8 @@ pub mod node;
 mod owner;
 mod requester;
 mod table;
+#[cfg(test)]
+mod tests;
 mod violation;
 
 pub use counters::{Counters, Holdings};
@@ -44,7 +46,7 @@ pub enum Access {
 }
 
 /// Something that happened, for [`Node::handle`](node::Node::handle).
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Event {
     /// The guest touched a page it may not (userfaultfd said so). The same fault may be reported again at any
     /// time, also after it has been served: then the answer is [`Action::Wake`].
@@ -82,7 +84,7 @@ pub enum Event {
 }
 
 /// What the driver must do now, in the order given.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Action {
     /// Send `message` to `to`; if [`Message::carries_page`], with the bytes of the page it is about, read
     /// through the alias mapping when this action is carried out.
@@ -149,7 +151,7 @@ pub enum Action {
 }
 
 /// Where an installed page's bytes come from.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Contents {
     /// The page that came with the message being handled.
     Received,
@@ -161,6 +163,19 @@ pub enum Contents {
 /// stale and is refused.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Txn(pub u32);
+
+/// How long a node has been collecting pages, in the logical time of all nodes (Lamport's): of two nodes that
+/// contend for a page the one with the earlier turn goes first. It decides only how long a page is held,
+/// never who may do what.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Turn(pub u32);
+
+impl Turn {
+    /// Whether this turn comes before `other`. Turns wrap round: two that are compared must lie less than 2^31 apart.
+    pub fn is_before(self, other: Turn) -> bool {
+        (self.0.wrapping_sub(other.0) as i32) < 0
+    }
+}
 
 /// What nodes say to each other about one page (or the extent that it lies in).
 ///
@@ -175,8 +190,10 @@ pub enum Message {
         gfn: Gfn,
         /// What for.
         access: Access,
-        /// R has a read copy (it asks for an upgrade).
+        /// R has a read copy (it asks for an upgrade). Only for the record: the directory knows.
         held: bool,
+        /// R's turn.
+        turn: Turn,
     },
     /// H to R: the whole extent is yours alone, nobody has written in it. Needs no [`Message::Done`]: whatever H
     /// says next about the extent reaches R after this.
@@ -200,6 +217,8 @@ pub enum Message {
         txn: Txn,
         /// R.
         requester: NodeId,
+        /// R's turn.
+        turn: Turn,
         /// What R wants.
         access: Access,
         /// How many [`Message::Invalidated`] R must wait for beside this grant.
@@ -213,6 +232,8 @@ pub enum Message {
         txn: Txn,
         /// R.
         requester: NodeId,
+        /// R's turn.
+        turn: Turn,
     },
     /// O (with the page), or H (without, when R holds a copy), to R.
     Grant {

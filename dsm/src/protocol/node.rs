@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::directory::{Directory, REQUESTS_MAX};
+use super::directory::{Directory, Request, REQUESTS_MAX};
 use super::lease::{LeasePolicy, Leases};
 use super::owner::Deferred;
 use super::requester::Wanted;
@@ -88,7 +88,7 @@ impl Node {
             pages: PageTable::new(&layout),
             wanted: InFlight::new(),
             deferred: InFlight::new(),
-            leases: Leases::new(lease, me, nodes),
+            leases: Leases::new(lease, me),
             directory: Directory::new(me, &layout),
             counters: Counters::default(),
             loopback: VecDeque::new(),
@@ -165,9 +165,11 @@ impl Node {
         let place = self.place(message.gfn())?;
         self.check_home(from, place, &message)?;
         match message {
-            Message::Request { access, held: _, .. } => {
+            Message::Request { access, turn, held: _, .. } => {
                 self.directory.check_request(from, place)?;
-                self.directory.request(from, access, place, out, &mut self.counters);
+                self.leases.heard(turn);
+                let request = Request { node: from, access, turn };
+                self.directory.request(request, place, out, &mut self.counters);
                 Ok(())
             }
             Message::Done { txn, .. } => self.done(from, place, txn, out),
@@ -226,7 +228,7 @@ impl Node {
     /// When [`Event::Tick`] is due: the earliest time at which a deferred recall may be obeyed. `None`: nothing waits
     /// for time. It changes with every event; a time in the past means at once.
     pub fn next_deadline(&self) -> Option<Micros> {
-        self.deferred.iter().filter_map(|deferred| self.obeys_at(deferred.place)).min()
+        self.deferred.iter().filter_map(|deferred| self.obeys_at(deferred)).min()
     }
 
     /// What happened so far.

@@ -1,6 +1,6 @@
 //! The node as holder: what it is told to give up, and when it does.
 
-use super::lease::Leases;
+use super::lease::Claimant;
 use super::node::{Node, Outbox};
 use super::table::{ForPage, Place, Rights};
 use super::{Access, Action, Message, Micros, Txn, Violation};
@@ -20,7 +20,7 @@ enum Order {
 pub(super) struct Deferred {
     pub place: Place,
     txn: Txn,
-    requester: NodeId,
+    requester: Claimant,
     order: Order,
 }
 
@@ -40,20 +40,21 @@ impl Node {
         message: Message,
         out: &mut Outbox<'_>,
     ) -> Result<(), Violation> {
-        let (txn, requester, order) = match message {
-            Message::Recall { txn, requester, access, acks, .. } => {
-                (txn, requester, Order::Recall { access, acks })
+        let (txn, requester, turn, order) = match message {
+            Message::Recall { txn, requester, turn, access, acks, .. } => {
+                (txn, requester, turn, Order::Recall { access, acks })
             }
-            Message::Invalidate { txn, requester, .. } => (txn, requester, Order::Invalidate),
+            Message::Invalidate { txn, requester, turn, .. } => (txn, requester, turn, Order::Invalidate),
             _ => return Ok(()),
         };
-        let deferred = Deferred { place, txn, requester, order };
+        let deferred = Deferred { place, txn, requester: Claimant { node: requester, turn }, order };
         self.check_order(from, message.kind(), &deferred)?;
+        self.leases.heard(turn);
         let page = self.pages.page(place);
         let keeps_all =
             matches!(order, Order::Recall { access: Access::Read, .. }) && page.rights == Rights::Read;
         let lent = page.lent > 0;
-        let leased = self.leases.expires(page.history, page.since, self.is_collecting(place)) > now;
+        let leased = self.lease_end(&deferred) > now;
         if keeps_all || !(lent || leased) {
             self.obey(now, &deferred, out);
         } else {
@@ -65,8 +66,8 @@ impl Node {
     }
 
     fn check_order(&self, from: NodeId, kind: &'static str, deferred: &Deferred) -> Result<(), Violation> {
-        let Deferred { place, requester, order, .. } = *deferred;
-        let gfn = place.gfn;
+        let Deferred { place, order, .. } = *deferred;
+        let (gfn, requester) = (place.gfn, deferred.requester.node);
         let unexpected = |expected| Err(Violation::Unexpected { kind, gfn, from, expected });
         if requester == self.me || requester.0 >= self.nodes {
             return Err(Violation::Requester { kind, gfn, from, requester });
@@ -97,8 +98,8 @@ impl Node {
 
     /// Does what an order says.
     fn obey(&mut self, now: Micros, deferred: &Deferred, out: &mut Outbox<'_>) {
-        let Deferred { place, txn, requester, order } = *deferred;
-        let gfn = place.gfn;
+        let Deferred { place, txn, order, .. } = *deferred;
+        let (gfn, requester) = (place.gfn, deferred.requester.node);
         if self.pages.is_whole(place) {
             self.pages.split(place.extent);
             self.counters.splits += 1;
@@ -130,7 +131,7 @@ impl Node {
     fn give_up(&mut self, now: Micros, place: Place, out: &mut Outbox<'_>) {
         let collecting = self.is_collecting(place);
         self.pages.set_rights(place, Rights::None, now);
-        Leases::lost(self.pages.history_mut(place), collecting);
+        self.leases.lost(self.pages.history_mut(place), now, collecting);
         out.act(Action::Discard { gfn: place.gfn });
     }
 
@@ -139,17 +140,21 @@ impl Node {
         self.wanted.len() > usize::from(self.wanted.get(place.gfn).is_some())
     }
 
-    /// When the order for the page may be obeyed; `None` while it is lent.
-    pub(super) fn obeys_at(&self, place: Place) -> Option<Micros> {
-        let page = self.pages.page(place);
-        let collecting = self.is_collecting(place);
-        (page.lent == 0).then(|| self.leases.expires(page.history, page.since, collecting))
+    /// When the order may be obeyed; `None` while the page is lent.
+    pub(super) fn obeys_at(&self, deferred: &Deferred) -> Option<Micros> {
+        (self.pages.page(deferred.place).lent == 0).then(|| self.lease_end(deferred))
+    }
+
+    fn lease_end(&self, deferred: &Deferred) -> Micros {
+        let page = self.pages.page(deferred.place);
+        let collecting = self.is_collecting(deferred.place);
+        self.leases.expires(page.history, page.since, collecting, deferred.requester)
     }
 
     /// Obeys every order whose time has come.
     pub(super) fn obey_due(&mut self, now: Micros, out: &mut Outbox<'_>) {
         loop {
-            let due = |deferred: &&Deferred| self.obeys_at(deferred.place).is_some_and(|at| at <= now);
+            let due = |deferred: &&Deferred| self.obeys_at(deferred).is_some_and(|at| at <= now);
             let Some(gfn) = self.deferred.iter().find(due).map(ForPage::gfn) else { return };
             if let Some(deferred) = self.deferred.take(gfn) {
                 self.obey(now, &deferred, out);
@@ -169,7 +174,8 @@ impl Node {
             return Err(Violation::NotLent { gfn });
         }
         *self.pages.lent_mut(place) -= 1;
-        if self.deferred.get(gfn).is_some() && self.obeys_at(place).is_some_and(|at| at <= now) {
+        let due = |deferred: &&Deferred| self.obeys_at(deferred).is_some_and(|at| at <= now);
+        if self.deferred.get(gfn).filter(due).is_some() {
             if let Some(deferred) = self.deferred.take(gfn) {
                 self.obey(now, &deferred, out);
             }

@@ -172,9 +172,10 @@ impl Node {
                 *self.pages.history_mut(place) = history;
             }
         }
+        let turn = self.leases.turn(now, self.wanted.len() > 0);
         self.wanted.put(wanted);
         let held = page.rights == Rights::Read;
-        out.send(place.home, Message::Request { gfn: place.gfn, access: asked, held });
+        out.send(place.home, Message::Request { gfn: place.gfn, access: asked, held, turn });
     }
 
     /// The home gives us the whole extent of a page that we asked for.

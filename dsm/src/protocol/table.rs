@@ -159,14 +159,13 @@ impl PageTable {
         page.since = now;
         let was_held = u16::from(before != Rights::None);
         share.held = share.held - was_held + u16::from(rights != Rights::None);
-        let mut count = |rights: Rights, by: i64| match rights {
-            Rights::None => {}
-            Rights::Read => {
-                self.holdings.readable_pages = self.holdings.readable_pages.wrapping_add_signed(by)
-            }
-            Rights::Write => {
-                self.holdings.writable_pages = self.holdings.writable_pages.wrapping_add_signed(by)
-            }
+        let mut count = |rights: Rights, by: i64| {
+            let total = match rights {
+                Rights::None => return,
+                Rights::Read => &mut self.holdings.readable_pages,
+                Rights::Write => &mut self.holdings.writable_pages,
+            };
+            *total = total.wrapping_add_signed(by);
         };
         count(before, -1);
         count(rights, 1);

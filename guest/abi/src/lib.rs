@@ -89,7 +89,7 @@ pub mod mmio {
 
 /// Where the loader puts what the boot vCPU needs, below 1 MiB.
 pub mod boot {
-    /// The boot GDT (5 descriptors).
+    /// The boot GDT: null, unused, code (0x10), data (0x18), and a task state segment of two slots (0x20).
     pub const GDT: u64 = 0x500;
     /// Linux boot protocol: the zero page (`struct boot_params`). RSI at entry.
     pub const ZERO_PAGE: u64 = 0x7000;

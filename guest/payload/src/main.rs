@@ -67,8 +67,8 @@ fn apic_ids<'a>(cmdline: Cmdline<'static>, room: &'a mut [u64; MAX_CPUS]) -> &'a
 
 fn idle(cmdline: Cmdline<'static>) -> Idle {
     match cmdline.word("idle") {
-        None | Some("spin") => Idle::Spin,
-        Some("halt") => Idle::Halt,
+        None | Some("halt") => Idle::Halt,
+        Some("spin") => Idle::Spin,
         Some(other) => fail(Status::Usage, format_args!("idle={other}: spin or halt")),
     }
 }

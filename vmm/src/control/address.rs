@@ -132,7 +132,9 @@ mod tests {
 
     #[test]
     fn what_is_no_address_is_refused() {
-        for text in ["", ":1", "a:", "a:x", "a:65536", "::1", "[::1", "[::1]7", "[a]:1", "a b:1", "a/b", "a:1:2"] {
+        for text in
+            ["", ":1", "a:", "a:x", "a:65536", "::1", "[::1", "[::1]7", "[a]:1", "a b:1", "a/b", "a:1:2"]
+        {
             assert!(text.parse::<HostAddress>().is_err(), "{text:?}");
         }
         assert!("a".repeat(300).parse::<HostAddress>().is_err());

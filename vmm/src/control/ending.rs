@@ -143,8 +143,12 @@ impl fmt::Display for EndCause {
             }
             EndCause::Failed { host, what, .. } => write!(f, "node {host} failed: {what}"),
             EndCause::Stopped(StopReason::Command) => write!(f, "the guest was stopped by `tessera stop`"),
-            EndCause::Stopped(StopReason::Interrupt) => write!(f, "the guest was stopped: the launcher was interrupted"),
-            EndCause::Stopped(StopReason::LauncherGone) => write!(f, "the guest was stopped: its launcher is gone"),
+            EndCause::Stopped(StopReason::Interrupt) => {
+                write!(f, "the guest was stopped: the launcher was interrupted")
+            }
+            EndCause::Stopped(StopReason::LauncherGone) => {
+                write!(f, "the guest was stopped: its launcher is gone")
+            }
             EndCause::Stopped(StopReason::DaemonShutdown) => {
                 write!(f, "the guest was stopped: a daemon that runs a part of it was shut down")
             }
@@ -158,7 +162,8 @@ mod tests {
 
     #[test]
     fn exit_statuses_are_those_that_the_manual_promises() {
-        let lost = EndCause::NodeLost { node: NodeId(1), host: "b:1".into(), how: "x".into(), pages_alone: None };
+        let lost =
+            EndCause::NodeLost { node: NodeId(1), host: "b:1".into(), how: "x".into(), pages_alone: None };
         let failed = EndCause::Failed { node: NodeId(1), host: "b:1".into(), what: "x".into() };
         let statuses = [
             (EndCause::PowerOff, 0),

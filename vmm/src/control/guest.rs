@@ -222,7 +222,8 @@ pub(crate) mod tests {
 
     /// A valid guest of `nodes` nodes with one vCPU and 4 MiB on each.
     pub(crate) fn spec(nodes: u8) -> GuestSpec {
-        let region = |node: u8| Region { start: Gfn(u64::from(node) * 1024), pages: 1024, home: NodeId(node) };
+        let region =
+            |node: u8| Region { start: Gfn(u64::from(node) * 1024), pages: 1024, home: NodeId(node) };
         GuestSpec {
             guest: GuestId(7 << 96),
             name: "g".parse().expect("name"),

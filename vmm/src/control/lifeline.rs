@@ -60,7 +60,8 @@ impl Lifeline {
     /// # Errors
     /// When the operating system refuses.
     pub fn pair() -> io::Result<(Lifeline, Lifeline)> {
-        let (one, other) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        let (one, other) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         Ok((Lifeline::from_fd(one)?, Lifeline::from_fd(other)?))
     }
 

@@ -35,8 +35,8 @@ use super::stats::NodeStats;
 pub const KERNEL_BYTES_MAX: u64 = 512 << 20;
 /// Most bytes in an initramfs: it must lie below 3 GiB, with the kernel.
 pub const INITRAMFS_BYTES_MAX: u64 = 2 << 30;
-/// Most bytes of console input in one frame.
-pub const INPUT_BYTES_MAX: usize = 4096;
+/// Most bytes of console input that the guest has not taken, over all frames.
+pub const INPUT_BYTES_MAX: usize = 16 << 10;
 /// Most extents of pages that a loader may have written.
 pub const WRITTEN_MAX: usize = 4096;
 
@@ -129,7 +129,7 @@ pub enum Order {
     Arm(Arming),
     /// Run the vCPUs.
     Start,
-    /// Bytes for the guest's console, at most [`INPUT_BYTES_MAX`].
+    /// Bytes for the guest's console. No more than [`INPUT_BYTES_MAX`] may be on the way.
     Input(Vec<u8>),
     /// Stop the guest: the launcher was interrupted.
     Stop,
@@ -164,6 +164,11 @@ pub enum Report {
     ConsoleLost {
         /// How much.
         bytes: u64,
+    },
+    /// The guest took this many bytes of console input: so many more may be sent.
+    InputTaken {
+        /// How many.
+        bytes: u32,
     },
     /// This node is alive. Once a second.
     Alive,

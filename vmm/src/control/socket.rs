@@ -1,14 +1,17 @@
 //! TCP connections as all parts here want them: without delay, with a short life after the other side's death, and
 //! dialled within a deadline.
 
-use std::io;
+use std::io::{self, Write};
 use std::net::{Shutdown, TcpStream};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::net::sockopt;
+use serde::Serialize;
 
 use super::address::HostAddress;
+use super::frame::{self, FrameError};
 use super::hello::{self, HelloError, Role};
 
 /// A connection whose other side acknowledges nothing for this long is dead.
@@ -67,7 +70,7 @@ pub fn connect(address: &HostAddress, by: Instant) -> io::Result<TcpStream> {
 /// # Errors
 /// When it cannot be reached, is of another version, or refuses.
 pub fn dial(address: &HostAddress, role: Role, by: Instant) -> Result<TcpStream, HelloError> {
-    let io = |error| HelloError::Frame(super::frame::FrameError::Io(error));
+    let io = |error| HelloError::Frame(FrameError::Io(error));
     let mut stream = connect(address, by).map_err(io)?;
     stream.set_write_timeout(Some(HELLO_LIMIT)).map_err(io)?;
     hello::send(&mut stream, role)?;
@@ -89,4 +92,47 @@ pub fn hung_up(stream: &TcpStream) -> bool {
 /// Ends both directions, so that whoever waits on a clone of the stream wakes. It may already have ended.
 pub fn hang_up(stream: &TcpStream) {
     let _already = stream.shutdown(Shutdown::Both);
+}
+
+/// Writes whole frames to a connection from any thread.
+#[derive(Debug)]
+pub struct FrameWriter {
+    socket: TcpStream,
+    writing: Mutex<()>,
+    failure: OnceLock<String>,
+}
+
+impl FrameWriter {
+    /// Writes to `socket`, of which others may hold clones to read from.
+    pub fn new(socket: TcpStream) -> Self {
+        FrameWriter { socket, writing: Mutex::new(()), failure: OnceLock::new() }
+    }
+
+    /// The connection, for its one reader.
+    pub fn socket(&self) -> &TcpStream {
+        &self.socket
+    }
+
+    /// Sends a frame. Blocks while the other side takes nothing, for as long as the socket's write limit says.
+    ///
+    /// # Errors
+    /// When the frame is too large, or the other side is lost. The connection is then ended, so that its reader learns of
+    /// it: part of a frame may be out, and nothing that followed could be understood.
+    pub fn send<T: Serialize>(&self, message: &T) -> Result<(), FrameError> {
+        let bytes = frame::encode(message)?;
+        let writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = (&self.socket).write_all(&bytes);
+        drop(writing);
+        if let Err(error) = &written {
+            // The first failure is the one that explains the others.
+            let _first = self.failure.set(frame::plain(error));
+            hang_up(&self.socket);
+        }
+        Ok(written?)
+    }
+
+    /// Why sending failed, if it did.
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.get().map(String::as_str)
+    }
 }

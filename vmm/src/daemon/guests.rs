@@ -102,10 +102,15 @@ impl Guests {
             return Err("this daemon is shutting down".into());
         }
         if table.entries.len() >= self.most {
-            return Err(format!("this daemon already runs {} guests, the most that --max-guests allows", self.most));
+            return Err(format!(
+                "this daemon already runs {} guests, the most that --max-guests allows",
+                self.most
+            ));
         }
         if table.entries.iter().any(|entry| entry.name == name) {
-            return Err(format!("a guest named {name} already runs here: choose another --name or stop that one"));
+            return Err(format!(
+                "a guest named {name} already runs here: choose another --name or stop that one"
+            ));
         }
         if table.entries.iter().any(|entry| entry.id == id) {
             return Err("this guest already has a node here: name each daemon once in --hosts".into());
@@ -136,13 +141,13 @@ impl Guests {
             let _dead = line.send(&ToWorker::Shutdown);
         }
         drop(table);
-        reservation.used = true;
         let (guests, name) = (self.clone(), reservation.name.clone());
         let listen = move || guests.listen(id, &line);
         let thread = |name: &str| std::thread::Builder::new().name(name.into());
         thread("worker-line").spawn(listen)?;
         let guests = self.clone();
         thread("worker-wait").spawn(move || guests.await_end(id, &name, &mut *process))?;
+        reservation.used = true;
         Ok(pid)
     }
 
@@ -249,7 +254,10 @@ impl Guests {
             hosts: entry.hosts.clone(),
             pid: entry.worker.as_ref().map_or(0, |worker| worker.pid),
         };
-        GuestList { guests: table.entries.iter().map(listed).collect(), lost: table.lost.iter().cloned().collect() }
+        GuestList {
+            guests: table.entries.iter().map(listed).collect(),
+            lost: table.lost.iter().cloned().collect(),
+        }
     }
 
     /// Takes no more guests, and asks all workers to end theirs.

@@ -86,7 +86,8 @@ impl WorkerSpawner for ProcessSpawner {
         // SAFETY: what runs between fork and exec only makes system calls on values that were made before.
         unsafe { command.pre_exec(move || prepare_child(inherited, daemon)) };
         let child = command.spawn()?;
-        let pidfd = Pid::from_raw(child.id() as i32).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        let pidfd =
+            Pid::from_raw(child.id() as i32).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
         Ok(Box::new(ChildWorker { child, pidfd: pidfd.map(Arc::new) }))
     }
 }

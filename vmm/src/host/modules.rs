@@ -55,9 +55,13 @@ impl KvmKind {
         match self {
             KvmKind::Amd { npt: Some(false) } | KvmKind::Software => TableWrites::No,
             KvmKind::Amd { npt: Some(true) } => TableWrites::Yes { remedy: AMD },
-            KvmKind::Intel { ept: Some(false), .. } | KvmKind::Intel { eptad: Some(false), .. } => TableWrites::No,
+            KvmKind::Intel { ept: Some(false), .. } | KvmKind::Intel { eptad: Some(false), .. } => {
+                TableWrites::No
+            }
             KvmKind::Intel { eptad: Some(true), .. } => TableWrites::Yes { remedy: INTEL },
-            KvmKind::Amd { npt: None } | KvmKind::Intel { eptad: None, .. } | KvmKind::Unknown => TableWrites::Unknown,
+            KvmKind::Amd { npt: None } | KvmKind::Intel { eptad: None, .. } | KvmKind::Unknown => {
+                TableWrites::Unknown
+            }
         }
     }
 }

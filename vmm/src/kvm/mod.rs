@@ -4,7 +4,7 @@ mod kick;
 mod private;
 mod vm;
 
-pub use kick::{Kicker, KickError};
+pub use kick::{KickError, Kicker};
 pub use vm::{KvmError, PrivateError, Vm};
 
 /// The time stamp counter of this host's CPU now, in ticks.

@@ -35,7 +35,9 @@ const NO_BOOT_CPU: u32 = 0x7fff;
 #[derive(Debug, Error)]
 pub enum KvmError {
     /// /dev/kvm cannot be used.
-    #[error("cannot open /dev/kvm: {0}; load kvm_amd or kvm_intel, and let this user read and write /dev/kvm")]
+    #[error(
+        "cannot open /dev/kvm: {0}; load kvm_amd or kvm_intel, and let this user read and write /dev/kvm"
+    )]
     Open(errno::Error),
     /// This KVM lacks something.
     #[error("this host's KVM has no {0}; Tessera needs Linux 6.1 or later")]
@@ -106,7 +108,8 @@ impl Vm {
         if let Err(error) = kvm_ext::set_boot_cpu_id(&fd, NO_BOOT_CPU) {
             tracing::debug!("KVM_SET_BOOT_CPU_ID: {error}; vCPU 0 cannot be restarted by INIT");
         }
-        let xsave_bytes = usize::try_from(fd.check_extension_raw(KVM_CAP_XSAVE2.into())).unwrap_or(0).max(4096);
+        let xsave_bytes =
+            usize::try_from(fd.check_extension_raw(KVM_CAP_XSAVE2.into())).unwrap_or(0).max(4096);
         Ok(Vm { kvm, fd, xsave_bytes, slots: 0, private: Vec::new(), guest: None })
     }
 
@@ -153,7 +156,12 @@ impl Vm {
     ///
     /// # Errors
     /// When there is no memory or KVM refuses the slot.
-    pub fn add_private(&mut self, gpa: u64, bytes: usize, fill: impl FnOnce(&mut [u8])) -> Result<(), PrivateError> {
+    pub fn add_private(
+        &mut self,
+        gpa: u64,
+        bytes: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<(), PrivateError> {
         let memory = PrivateMemory::new(bytes, fill).map_err(PrivateError::Memory)?;
         // SAFETY: `self.private` keeps the mapping until after the VM's file is closed.
         unsafe { self.add_memory(gpa, bytes as u64, memory.hva()) }?;

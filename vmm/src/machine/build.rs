@@ -19,7 +19,7 @@ use super::spec::MachineSpec;
 use super::stats::BlackoutLog;
 use super::{lock, Machine};
 use crate::boot::entry::{self, Entry};
-use crate::cpuid;
+use crate::cpuid::{self, CpuidError, VcpuTopology};
 use crate::kvm::{KickError, Kicker, KvmError, Vm};
 use crate::vcpu::{stub, Mailbox, VcpuCore, VcpuError};
 
@@ -32,6 +32,9 @@ pub enum MachineError {
     /// A vCPU could not be set up.
     #[error(transparent)]
     Vcpu(#[from] VcpuError),
+    /// No CPUID can be made.
+    #[error(transparent)]
+    Cpuid(#[from] CpuidError),
     /// Kicks do not work.
     #[error(transparent)]
     Kick(#[from] KickError),
@@ -157,11 +160,12 @@ fn build_vm(memory: &Arc<NodeMemory>) -> Result<Vm, MachineError> {
 }
 
 fn build_vcpus(spec: &MachineSpec, vm: &Vm) -> Result<Vec<VcpuCore>, MachineError> {
-    let apic_ids: Vec<u32> = spec.vcpus.iter().map(|vcpu| vcpu.apic_id).collect();
-    let mut cores: Vec<VcpuCore> = Vec::with_capacity(apic_ids.len());
-    for (index, &apic_id) in apic_ids.iter().enumerate() {
+    let places: Vec<(u32, NodeId)> = spec.vcpus.iter().map(|vcpu| (vcpu.apic_id, vcpu.node)).collect();
+    let mut cores: Vec<VcpuCore> = Vec::with_capacity(places.len());
+    for (index, &(apic_id, _)) in places.iter().enumerate() {
         let id = VcpuId(index as u16);
-        let fd = vm.create_vcpu(apic_id, &cpuid::for_machine(&spec.cpuid, &spec.vcpus, index))?;
+        let topology = VcpuTopology::new(apic_id, &places, spec.tsc_khz);
+        let fd = vm.create_vcpu(apic_id, &cpuid::for_vcpu(&spec.cpuid, &topology)?)?;
         let offset = spec.tsc_offset_ticks as u64;
         kvm_ext::set_tsc_offset(&fd, offset)
             .map_err(|source| KvmError::Call { call: "KVM_VCPU_TSC_OFFSET", source })?;

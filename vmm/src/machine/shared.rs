@@ -54,7 +54,9 @@ impl Shared {
     pub(super) fn deliver(&self, from: NodeId, message: PeerMessage) {
         let known = |vcpu: VcpuId| vcpu.index() < self.mailboxes.len();
         match message {
-            PeerMessage::Interrupt(vcpu, interrupt) if known(vcpu) => self.interrupts.receive(vcpu, interrupt),
+            PeerMessage::Interrupt(vcpu, interrupt) if known(vcpu) => {
+                self.interrupts.receive(vcpu, interrupt)
+            }
             PeerMessage::DeviceRead { vcpu, token, at, len } => {
                 let mut data = vec![0xff; usize::from(len).min(DEVICE_BYTES_MAX)];
                 self.home_read(at, &mut data);
@@ -78,7 +80,9 @@ impl Shared {
                 }
             }
             PeerMessage::GuestEnd(end) => self.guest_end(end),
-            other => tracing::warn!(%from, ?other, "a peer named a vCPU or node that the guest does not have"),
+            other => {
+                tracing::warn!(%from, ?other, "a peer named a vCPU or node that the guest does not have")
+            }
         }
     }
 

@@ -129,7 +129,10 @@ mod tests {
         let used = TscOffset { ahead: 100, error_bound: 10 };
         assert_eq!(skew_bound(used, TscOffset { ahead: 100, error_bound: 10 }), 10);
         assert_eq!(skew_bound(used, TscOffset { ahead: 90, error_bound: 3 }), 13);
-        assert_eq!(skew_bound(TscOffset { ahead: i64::MIN, ..used }, TscOffset { ahead: 0, ..used }), (1 << 63) + 10);
+        assert_eq!(
+            skew_bound(TscOffset { ahead: i64::MIN, ..used }, TscOffset { ahead: 0, ..used }),
+            (1 << 63) + 10
+        );
     }
 
     #[test]

@@ -86,7 +86,9 @@ impl VcpuThread {
                 Ok(None)
             }
             Action::Stop(peer) => {
-                self.around.failed(format!("{id} was on its way to {peer} when that was lost; it may have run there"));
+                self.around.failed(format!(
+                    "{id} was on its way to {peer} when that was lost; it may have run there"
+                ));
                 Ok(None)
             }
         }
@@ -137,7 +139,8 @@ impl VcpuThread {
         let context = &transit.context;
         let others = proxy::raise(&mut self.core, &context.apic, &*self.around)?;
         // The time first: the timer's deadline among the MSRs is in guest time.
-        let adjust = context.msrs.iter().find(|(index, _)| *index == TSC_ADJUST).map_or(0, |&(_, value)| value);
+        let adjust =
+            context.msrs.iter().find(|(index, _)| *index == TSC_ADJUST).map_or(0, |&(_, value)| value);
         let offset = self.core.tsc_offset_ticks.wrapping_add(adjust);
         self.core.call("KVM_VCPU_TSC_OFFSET", kvm_ext::set_tsc_offset(&self.core.fd, offset))?;
         self.core.context(context::restore(&self.core.fd, context, self.core.xsave_bytes))?;

@@ -78,10 +78,8 @@ pub fn write(memory: &mut [u8]) {
 
 /// An interrupt gate of long mode (SDM 3A figure 6-8): interrupts off on entry.
 fn gate(target: u64) -> [u8; 16] {
-    let low = (target & 0xffff)
-        | u64::from(CODE_SELECTOR) << 16
-        | 0x8e00 << 32
-        | (target >> 16 & 0xffff) << 48;
+    let low =
+        (target & 0xffff) | u64::from(CODE_SELECTOR) << 16 | 0x8e00 << 32 | (target >> 16 & 0xffff) << 48;
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&low.to_le_bytes());
     bytes[8..].copy_from_slice(&(target >> 32).to_le_bytes());

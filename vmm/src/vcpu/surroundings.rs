@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 use tessera_devices::GuestEnd;
+use tessera_dsm::NodeId;
 use tessera_migration::handover::Epoch;
 use tessera_migration::VcpuId;
-use tessera_dsm::NodeId;
 
 use super::mailbox::VcpuMove;
 

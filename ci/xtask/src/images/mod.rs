@@ -5,8 +5,10 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::cleanup::TemporaryDir;
+use crate::cluster::GuestFile;
 use crate::initramfs::Archive;
-use crate::kernels::Kernel;
+use crate::kernels::{Kernel, Series};
 use crate::{builds, shell};
 
 /// A file that is put into an image.
@@ -86,6 +88,41 @@ pub fn guest() -> Result<Vec<u8>> {
     }
     archive.copy("/init", 0o755, &programs[0])?;
     Ok(archive.finish())
+}
+
+/// The name of the guest's initramfs among the files of a cluster.
+pub const GUEST_INITRAMFS: &str = "initramfs";
+
+/// The name of a guest kernel among the files of a cluster.
+pub fn kernel_name(series: Series) -> String {
+    format!("kernel-{}", series.name())
+}
+
+/// Kernels and initramfs that stock guests are started with.
+pub struct GuestFiles {
+    dir: TemporaryDir,
+    kernels: Vec<GuestFile>,
+}
+
+impl GuestFiles {
+    /// For a cluster, which must not outlive this value.
+    pub fn files(&self) -> Vec<GuestFile> {
+        let initramfs = (GUEST_INITRAMFS.to_owned(), self.dir.path().join(GUEST_INITRAMFS));
+        self.kernels.iter().cloned().chain([initramfs]).collect()
+    }
+}
+
+/// Gets these kernels and makes the initramfs.
+///
+/// # Errors
+/// When a kernel cannot be had or the initramfs cannot be built.
+pub fn guest_files(series: &[Series]) -> Result<GuestFiles> {
+    let kernels = series.iter().map(|series| Ok((kernel_name(*series), Kernel::get(*series)?.image())));
+    let kernels = kernels.collect::<Result<_>>()?;
+    let dir = TemporaryDir::new("tessera-guest")?;
+    std::fs::write(dir.path().join(GUEST_INITRAMFS), guest()?)
+        .context("cannot write the guest's initramfs")?;
+    Ok(GuestFiles { dir, kernels })
 }
 
 /// Busybox and a link for each of its programs.

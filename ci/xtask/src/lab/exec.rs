@@ -49,7 +49,8 @@ impl Remote {
     /// When the agent cannot be reached.
     pub fn start(self, command: &[String]) -> Result<RemoteCommand> {
         let mut stream = self.connect()?;
-        write_frame(&mut stream, Kind::Run, &encode_command(command)).context("the lab host's agent is gone")?;
+        write_frame(&mut stream, Kind::Run, &encode_command(command))
+            .context("the lab host's agent is gone")?;
         let mut from = stream.try_clone()?;
         let (sender, events) = sync_channel(64);
         std::thread::spawn(move || loop {
@@ -98,7 +99,8 @@ impl Remote {
     /// # Errors
     /// When it cannot be read here or written there.
     pub fn put(self, from: &Path, to: &str, permissions: u32) -> Result<()> {
-        let mut file = std::fs::File::open(from).with_context(|| format!("cannot read {}", from.display()))?;
+        let mut file =
+            std::fs::File::open(from).with_context(|| format!("cannot read {}", from.display()))?;
         let mut stream = self.connect()?;
         let request = [&permissions.to_le_bytes(), to.as_bytes()].concat();
         write_frame(&mut stream, Kind::Put, &request)?;

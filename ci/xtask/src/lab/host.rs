@@ -139,8 +139,9 @@ pub fn tsc_khz() -> Result<u64> {
     let pair = || -> Result<(u64, u64)> {
         let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         // SAFETY: the pointer is to a local; reading the counter touches no memory.
-        let (status, ticks) =
-            unsafe { (libc::clock_gettime(libc::CLOCK_MONOTONIC_RAW, &mut time), std::arch::x86_64::_rdtsc()) };
+        let (status, ticks) = unsafe {
+            (libc::clock_gettime(libc::CLOCK_MONOTONIC_RAW, &mut time), std::arch::x86_64::_rdtsc())
+        };
         if status != 0 {
             return Err(std::io::Error::last_os_error()).context("cannot read the clock");
         }

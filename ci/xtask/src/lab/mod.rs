@@ -2,6 +2,7 @@
 //! that emulates the processor with its virtualization extension; see `docs/lab.md`.
 
 pub mod exec;
+pub mod guest_verb;
 pub mod host;
 pub mod network;
 pub mod verbs;
@@ -41,6 +42,11 @@ pub struct LabSpec {
     pub boot_limit: Duration,
 }
 
+impl LabSpec {
+    /// Memory that a lab host needs besides its guests', in MiB: its kernel, its images, `tessera` itself.
+    pub const HOST_OWN_MIB: u64 = 640;
+}
+
 impl Default for LabSpec {
     fn default() -> Self {
         Self {
@@ -61,8 +67,6 @@ pub struct Lab {
     // Before the folder: the processes end first.
     hosts: Vec<Host>,
     _dir: TemporaryDir,
-    /// How long the hosts took to boot.
-    pub boot_time: Duration,
 }
 
 impl Lab {
@@ -71,11 +75,18 @@ impl Lab {
     /// # Errors
     /// When something that it needs is missing, or a host does not come up.
     pub fn start(spec: &LabSpec) -> Result<Self> {
-        ensure!((1..=MAX_HOSTS).contains(&spec.hosts), "a lab has 1 to {MAX_HOSTS} hosts, not {}", spec.hosts);
+        ensure!(
+            (1..=MAX_HOSTS).contains(&spec.hosts),
+            "a lab has 1 to {MAX_HOSTS} hosts, not {}",
+            spec.hosts
+        );
         let kernel = Kernel::get(spec.kernel)?;
         let dir = TemporaryDir::new("tessera-lab")?;
-        let image =
-            HostImage { kernel: &kernel, nested_paging: spec.nested_paging, tessera: spec.tessera.as_deref() };
+        let image = HostImage {
+            kernel: &kernel,
+            nested_paging: spec.nested_paging,
+            tessera: spec.tessera.as_deref(),
+        };
         let common = images::host(&image)?;
         let initramfs = dir.path().join("host.cpio");
         std::fs::write(&initramfs, &common)?;
@@ -83,7 +94,8 @@ impl Lab {
         std::fs::write(&first, [common, images::extras(&spec.files)?].concat())?;
 
         let tsc_khz = host::tsc_khz()?;
-        let step = Step::start(format!("booting {} lab host{}", spec.hosts, if spec.hosts == 1 { "" } else { "s" }));
+        let step =
+            Step::start(format!("booting {} lab host{}", spec.hosts, if spec.hosts == 1 { "" } else { "s" }));
         let started = Instant::now();
         let mut hosts = Vec::new();
         for index in (0..spec.hosts).map(HostIndex) {
@@ -102,9 +114,8 @@ impl Lab {
         for host in &mut hosts {
             host.wait_ready(started + spec.boot_limit)?;
         }
-        let boot_time = started.elapsed();
         step.done("ready");
-        Ok(Self { hosts, _dir: dir, boot_time })
+        Ok(Self { hosts, _dir: dir })
     }
 
     /// Its hosts.

@@ -108,7 +108,8 @@ mod tests {
         for me in 0..3 {
             assert_eq!(sockets(me).len(), 2);
             for (local, remote) in sockets(me) {
-                let mirrored = (0..3).filter(|peer| sockets(*peer).contains(&(remote.clone(), local.clone()))).count();
+                let mirrored =
+                    (0..3).filter(|peer| sockets(*peer).contains(&(remote.clone(), local.clone()))).count();
                 assert_eq!(mirrored, 1, "{local} -> {remote}");
             }
         }

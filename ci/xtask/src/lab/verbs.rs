@@ -15,10 +15,14 @@ use crate::{builds, setup};
 pub enum Verb {
     /// Boot hosts, run a command in the first one, show its output, give its exit status.
     Exec(Exec),
+    /// Boot hosts and give a shell on the first one.
+    Shell(Shell),
+    /// Boot hosts, run a guest over all of them, show its console, give the launcher's exit status.
+    Run(super::guest_verb::Run),
 }
 
 /// How the hosts are made.
-#[derive(clap::Args)]
+#[derive(Clone, clap::Args)]
 pub struct HostOptions {
     /// How many hosts.
     #[arg(long, default_value_t = 2, value_name = "N")]
@@ -76,6 +80,36 @@ pub struct Exec {
     command: Vec<String>,
 }
 
+/// Options of `lab shell`.
+#[derive(clap::Args)]
+#[command(
+    after_help = "Example:\n  cargo xtask lab shell --hosts 2 --tessera\n\nThe shell has no terminal of its own: \
+    no line editing, and Ctrl-C ends the lab."
+)]
+pub struct Shell {
+    #[command(flatten)]
+    host_options: HostOptions,
+    /// Put this file into the first host as /put/NAME (FILE=PATH: as PATH). May be given several times.
+    #[arg(long, value_name = "FILE[=PATH]")]
+    put: Vec<String>,
+    /// Build `tessera`, put it into every host and start a node on each.
+    #[arg(long)]
+    tessera: bool,
+}
+
+impl Shell {
+    fn as_exec(&self) -> Exec {
+        Exec {
+            host_options: self.host_options.clone(),
+            put: self.put.clone(),
+            tessera: self.tessera,
+            timeout: 24 * 3600,
+            everywhere: false,
+            command: ["sh", "-i"].map(str::to_owned).to_vec(),
+        }
+    }
+}
+
 /// Carries out a verb; gives the exit status.
 ///
 /// # Errors
@@ -83,6 +117,8 @@ pub struct Exec {
 pub fn main(verb: &Verb) -> Result<i32> {
     match verb {
         Verb::Exec(options) => exec(options),
+        Verb::Shell(options) => exec(&options.as_exec()),
+        Verb::Run(options) => super::guest_verb::run(options),
     }
 }
 

@@ -81,7 +81,8 @@ pub fn ensure() -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    let list = missing.iter().map(|package| format!("  {}: {}", package.name, package.why)).collect::<Vec<_>>();
+    let list =
+        missing.iter().map(|package| format!("  {}: {}", package.name, package.why)).collect::<Vec<_>>();
     let list = list.join("\n");
     if !release::is_expected() {
         bail!(
@@ -94,14 +95,19 @@ pub fn ensure() -> Result<()> {
     eprintln!("installing from Debian:\n{list}");
     update_lists()?;
     for from_backports in [false, true] {
-        let names: Vec<&str> =
-            missing.iter().filter(|package| package.from_backports == from_backports).map(|package| package.name).collect();
+        let names: Vec<&str> = missing
+            .iter()
+            .filter(|package| package.from_backports == from_backports)
+            .map(|package| package.name)
+            .collect();
         if !names.is_empty() {
             install(&names, from_backports)?;
         }
     }
     match missing.iter().find(|package| !package.brings.is_there()) {
-        Some(package) => bail!("{} was installed, but what the lab needs of it is still not there", package.name),
+        Some(package) => {
+            bail!("{} was installed, but what the lab needs of it is still not there", package.name)
+        }
         None => Ok(()),
     }
 }
@@ -113,7 +119,8 @@ pub fn ensure() -> Result<()> {
 pub fn ensure_lists() -> Result<()> {
     let backports = format!("linux-image-cloud-amd64/{}", release::backports());
     let known = ["linux-image-cloud-amd64", backports.as_str()].iter().all(|package| {
-        shell::capture(Command::new("apt-cache").args(["depends", package])).is_ok_and(|output| output.status.success())
+        shell::capture(Command::new("apt-cache").args(["depends", package]))
+            .is_ok_and(|output| output.status.success())
     });
     if known {
         return Ok(());

@@ -33,14 +33,18 @@ pub fn add_backports() -> Result<PathBuf> {
     let sources = all();
     let base = sources.iter().find(|source| source.suites.iter().any(|suite| suite == release::CODENAME));
     let base = base.with_context(|| {
-        format!("no source of the suite {} in {FOLDER} or /etc/apt/sources.list to derive backports from", release::CODENAME)
+        format!(
+            "no source of the suite {} in {FOLDER} or /etc/apt/sources.list to derive backports from",
+            release::CODENAME
+        )
     })?;
     fs::write(OURS, stanza(base)).with_context(|| format!("cannot write {OURS}"))?;
     Ok(PathBuf::from(OURS))
 }
 
 fn stanza(base: &Source) -> String {
-    let mut text = format!("Types: deb\nURIs: {}\nSuites: {}\nComponents: main\n", base.uri, release::backports());
+    let mut text =
+        format!("Types: deb\nURIs: {}\nSuites: {}\nComponents: main\n", base.uri, release::backports());
     if let Some(key) = &base.signed_by {
         text.push_str(&format!("Signed-By: {key}\n"));
     }
@@ -68,7 +72,9 @@ fn parse(file: &Path, text: &str) -> Vec<Source> {
 fn parse_stanza(text: &str) -> Option<Source> {
     let lines = || text.lines().filter(|line| !line.starts_with('#'));
     let field = |name: &str| {
-        let (_, value) = lines().filter_map(|line| line.split_once(':')).find(|(key, _)| key.eq_ignore_ascii_case(name))?;
+        let (_, value) = lines()
+            .filter_map(|line| line.split_once(':'))
+            .find(|(key, _)| key.eq_ignore_ascii_case(name))?;
         Some(value.trim())
     };
     if field("Enabled").is_some_and(|value| value.eq_ignore_ascii_case("no")) {
@@ -94,7 +100,10 @@ fn parse_line(line: &str) -> Option<Source> {
     Some(Source {
         uri: words.next()?.to_owned(),
         suites: vec![words.next()?.to_owned()],
-        signed_by: options.split_whitespace().find_map(|option| option.strip_prefix("signed-by=")).map(str::to_owned),
+        signed_by: options
+            .split_whitespace()
+            .find_map(|option| option.strip_prefix("signed-by="))
+            .map(str::to_owned),
     })
 }
 
@@ -121,7 +130,8 @@ mod tests {
     fn disabled_sources_do_not_count() {
         assert!(parse(Path::new("x.sources"), &format!("Enabled: no\n{}", &DEB822[15..150])).is_empty());
         assert!(parse(Path::new("x.sources.disabled"), DEB822).is_empty());
-        assert!(parse(Path::new("x.sources"), "Types: deb-src\nURIs: http://m.invalid\nSuites: bookworm\n").is_empty());
+        assert!(parse(Path::new("x.sources"), "Types: deb-src\nURIs: http://m.invalid\nSuites: bookworm\n")
+            .is_empty());
     }
 
     #[test]

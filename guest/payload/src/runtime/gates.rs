@@ -75,3 +75,41 @@ pub fn exit(port: u16, status: u32) {
         asm!("int3", inout("r11") 7u64 => _, in("dx") port, in("eax") status);
     }
 }
+
+/// CPUID as ring 0 sees it: EAX, EBX, ECX, EDX. (A KVM that runs ring 3 natively may show it the host's.)
+pub fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
+    let (a, b, c, d): (u32, u64, u32, u32);
+    // SAFETY: the gate executes CPUID.
+    unsafe {
+        asm!("int3", inout("r11") 8u64 => _, inout("eax") leaf => a, inout("ecx") subleaf => c, out("edx") d, out("r8") b);
+    }
+    [a, b as u32, c, d]
+}
+
+/// A register that only remembers what it is given, as long as page faults and debugging are not in play.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Keeper {
+    /// CR2, the address of the last page fault.
+    Cr2 = 9,
+    /// DR0, the first breakpoint address.
+    Dr0 = 11,
+}
+
+/// Sets a [`Keeper`].
+pub fn keep(keeper: Keeper, value: u64) {
+    // SAFETY: neither register does anything by itself.
+    unsafe {
+        asm!("int3", inout("r11") keeper as u64 => _, in("rdi") value);
+    }
+}
+
+/// Reads a [`Keeper`].
+pub fn kept(keeper: Keeper) -> u64 {
+    let value;
+    // SAFETY: reads a register.
+    unsafe {
+        asm!("int3", inout("r11") keeper as u64 + 1 => _, out("rax") value);
+    }
+    value
+}

@@ -43,13 +43,25 @@ pub enum Idle {
     Halt,
 }
 
+/// The blocks of all CPUs, in a form that jobs can take along.
+#[derive(Clone, Copy)]
+pub struct Blocks(&'static Page);
+
+impl Blocks {
+    /// The block of CPU `index`, which must exist.
+    pub fn get(self, index: usize) -> &'static Block {
+        // SAFETY: the machine stored the addresses of blocks, which live for ever, for all its CPUs.
+        unsafe { &*(self.0.word(index).load(Ordering::Relaxed) as *const Block) }
+    }
+}
+
 /// The machine, in the hands of the boot CPU.
 pub struct Machine {
     /// The command line.
     pub cmdline: Cmdline<'static>,
     /// Pages for tests.
     pub arena: Arena,
-    blocks: [&'static Block; MAX_CPUS],
+    blocks: Blocks,
     count: usize,
     job: &'static Page,
     done: &'static [Page],
@@ -62,7 +74,8 @@ impl Machine {
         let boot: &'static Block = unsafe { &*&raw const boot_block };
         // SAFETY: the table in the image; APs read it after they are started.
         let table = unsafe { &*&raw const ap_table };
-        let mut blocks = [boot; MAX_CPUS];
+        let blocks = arena.page();
+        blocks.word(0).store(boot.address(), Ordering::Relaxed);
         boot.identify(0, apic_ids[0] as u32);
         for (index, &id) in apic_ids.iter().enumerate().skip(1) {
             let memory = arena.aligned_block(size_of::<Block>() as u64);
@@ -70,7 +83,7 @@ impl Machine {
             let block: &'static Block = unsafe { &*memory.as_ptr().cast::<Block>() };
             let stack = arena.aligned_block(STACK_BYTES);
             block.prepare(index, id as u32, stack.as_ptr() as u64 + STACK_BYTES, ap_main);
-            blocks[index] = block;
+            blocks.word(index).store(block.address(), Ordering::Relaxed);
             table[index - 1][0].store(id, Ordering::Relaxed);
             table[index - 1][1].store(block.address(), Ordering::Relaxed);
         }
@@ -80,7 +93,7 @@ impl Machine {
         DONE.store(done.as_ptr().cast_mut(), Ordering::Relaxed);
         IDLE_HALTS.store(u64::from(idle == Idle::Halt), Ordering::Relaxed);
         install_trampoline();
-        Self { cmdline, arena, blocks, count: apic_ids.len(), job, done }
+        Self { cmdline, arena, blocks: Blocks(blocks), count: apic_ids.len(), job, done }
     }
 
     /// How many CPUs there are.
@@ -90,7 +103,12 @@ impl Machine {
 
     /// The block of CPU `index`.
     pub fn block(&self, index: usize) -> &'static Block {
-        self.blocks[..self.count][index]
+        self.blocks.get(index)
+    }
+
+    /// All blocks.
+    pub fn blocks(&self) -> Blocks {
+        self.blocks
     }
 
     /// Starts (or restarts) CPU `index` by INIT and two SIPIs, as the MP specification and Linux do, and waits until

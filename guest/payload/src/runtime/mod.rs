@@ -12,4 +12,5 @@ pub mod interrupts;
 pub mod intrinsics;
 pub mod machine;
 pub mod paging;
+pub mod registers;
 pub mod sync;

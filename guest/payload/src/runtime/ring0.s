@@ -113,7 +113,7 @@ enter:
 
 # ---- gates: R11 = which one, then `int3` from ring 3; interrupts off. Breakpoint exceptions, because a KVM
 #      that emulates ring 0 emulates neither `int n` nor ring-3 port access, but does reflect exceptions. ----
-.set GATES, 8
+.set GATES, 13
 gate_entry:
     cmp r11, GATES
     jae 1f
@@ -129,6 +129,7 @@ gate_entry:
 .balign 8
 gate_table:
     .quad gate_wrmsr, gate_rdmsr, gate_wait, gate_invlpg, gate_xsetbv, gate_flush, gate_print, gate_exit
+    .quad gate_cpuid, gate_set_cr2, gate_get_cr2, gate_set_dr0, gate_get_dr0
 
 gate_wrmsr:                         # ECX = register, EDX:EAX = value
     wrmsr
@@ -169,6 +170,29 @@ gate_print:                         # DX = port, RSI = text, RCX = bytes, at lea
 
 gate_exit:                          # DX = port, EAX = status
     out dx, eax
+    iretq
+
+gate_cpuid:                         # as the instruction; R8 = its RBX
+    push rbx
+    cpuid
+    mov r8, rbx
+    pop rbx
+    iretq
+
+gate_set_cr2:                       # RDI = value; CR2 only remembers
+    mov cr2, rdi
+    iretq
+
+gate_get_cr2:                       # -> RAX
+    mov rax, cr2
+    iretq
+
+gate_set_dr0:                       # RDI = value; no breakpoint is enabled
+    mov dr0, rdi
+    iretq
+
+gate_get_dr0:                       # -> RAX
+    mov rax, dr0
     iretq
 
 gate_flush:                         # all translations of this CPU

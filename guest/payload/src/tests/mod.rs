@@ -1,6 +1,10 @@
 //! The tests. Each takes its words from the command line, prints one result line and says whether it passed.
 
+mod atomics;
 mod basic;
+mod ipi;
+mod litmus;
+mod moves;
 
 use crate::runtime::exit::{fail, Status};
 use crate::runtime::machine::Machine;
@@ -8,12 +12,27 @@ use crate::runtime::machine::Machine;
 /// A test: whether it passed.
 type Test = fn(&Machine) -> bool;
 
-const TESTS: &[(&str, Test)] = &[("hello", basic::hello), ("smp", basic::smp)];
+const TESTS: &[(&str, Test)] = &[
+    ("hello", basic::hello),
+    ("smp", basic::smp),
+    ("xadd", atomics::xadd),
+    ("xadd_straddle", atomics::xadd_straddle),
+    ("cas16", atomics::cas16),
+    ("ipi_count", ipi::ipi_count),
+    ("ipi_all", ipi::ipi_all),
+    ("nmi", ipi::nmi),
+    ("initsipi", ipi::initsipi),
+    ("move_bench", moves::move_bench),
+    ("move_halt", moves::move_halt),
+];
 
 /// Runs the test of that name; an unknown name ends the run.
 pub fn run(name: &str, machine: &Machine) -> bool {
-    match TESTS.iter().find(|(known, _)| *known == name) {
-        Some((_, test)) => test(machine),
+    if let Some((_, test)) = TESTS.iter().find(|(known, _)| *known == name) {
+        return test(machine);
+    }
+    match litmus::run(name, machine) {
+        Some(passed) => passed,
         None => fail(Status::Usage, format_args!("there is no test {name}")),
     }
 }

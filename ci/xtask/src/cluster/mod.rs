@@ -1,0 +1,210 @@
+//! Hosts with a running `tessera node` each, whatever they are: hosts of the nested lab, or, where the machine
+//! has KVM that boots stock kernels, node processes on this machine.
+
+pub mod local;
+mod process;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use crate::builds;
+use crate::images::Extra;
+use crate::lab::exec::{Event, RemoteCommand};
+use crate::lab::{Lab, LabSpec};
+use crate::tessera::{Control, Report};
+use local::LocalNodes;
+use process::LocalCommand;
+
+/// Which kind of hosts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Kind {
+    /// Local where the machine can, else nested.
+    Auto,
+    /// Node processes on this machine, which must have KVM that boots stock kernels.
+    Local,
+    /// The nested lab: hosts are virtual machines with emulated processors.
+    Nested,
+}
+
+/// A file that guests are started with: the name that [`Cluster::file`] knows it by, and where it is here.
+pub type GuestFile = (String, PathBuf);
+
+/// What a cluster is made of.
+pub struct ClusterSpec {
+    /// Which kind.
+    pub kind: Kind,
+    /// The hosts; for local nodes only their number counts.
+    pub lab: LabSpec,
+    /// Files that guests are started with.
+    pub files: Vec<GuestFile>,
+}
+
+/// Hosts on which guests can be started.
+pub struct Cluster {
+    hosts: Hosts,
+    tessera: PathBuf,
+    files: Vec<GuestFile>,
+}
+
+enum Hosts {
+    Nested(Lab),
+    Local(LocalNodes),
+}
+
+/// A launcher that runs on the first host.
+pub enum Launcher {
+    /// Inside a lab host.
+    Remote(RemoteCommand),
+    /// On this machine.
+    Local(LocalCommand),
+}
+
+impl Launcher {
+    /// What it has to tell next; `None` when the deadline passes first.
+    ///
+    /// # Errors
+    /// When the way to it is lost.
+    pub fn next_before(&mut self, deadline: Instant) -> Result<Option<Event>> {
+        match self {
+            Self::Remote(command) => command.next_before(deadline),
+            Self::Local(command) => command.next_before(deadline),
+        }
+    }
+}
+
+impl Cluster {
+    /// Builds `tessera` and starts the hosts.
+    ///
+    /// # Errors
+    /// When something is missing or a host does not come up.
+    pub fn start(mut spec: ClusterSpec) -> Result<Self> {
+        let tessera = builds::static_programs(&[builds::TESSERA])?.remove(0);
+        let local = match spec.kind {
+            Kind::Auto => local::is_possible()?,
+            Kind::Local => {
+                local::check()?;
+                true
+            }
+            Kind::Nested => false,
+        };
+        let hosts = if local {
+            Hosts::Local(LocalNodes::start(&tessera, spec.lab.hosts)?)
+        } else {
+            spec.lab.tessera = Some(tessera.clone());
+            let extra = |(name, from): &GuestFile| Extra {
+                path: inside(name),
+                from: from.clone(),
+                permissions: 0o644,
+            };
+            spec.lab.files.extend(spec.files.iter().map(extra));
+            Hosts::Nested(Lab::start(&spec.lab)?)
+        };
+        Ok(Self { hosts, tessera, files: spec.files })
+    }
+
+    /// What kind it is, in a word.
+    pub fn kind(&self) -> &'static str {
+        match self.hosts {
+            Hosts::Nested(_) => "nested",
+            Hosts::Local(_) => "local",
+        }
+    }
+
+    /// The addresses of the nodes as they reach each other.
+    pub fn addresses(&self) -> Vec<String> {
+        match &self.hosts {
+            Hosts::Nested(lab) => {
+                lab.hosts().iter().map(|host| host.index().node_address().to_string()).collect()
+            }
+            Hosts::Local(nodes) => nodes.addresses(),
+        }
+    }
+
+    /// Where the launcher finds this file.
+    ///
+    /// # Errors
+    /// When the cluster was started without it.
+    pub fn file(&self, name: &str) -> Result<String> {
+        let known = self.files.iter().find(|(known, _)| known == name);
+        let (_, from) = known.with_context(|| format!("the hosts were started without the file {name}"))?;
+        Ok(match self.hosts {
+            Hosts::Nested(_) => inside(name),
+            Hosts::Local(_) => from.display().to_string(),
+        })
+    }
+
+    /// Starts `tessera` with these arguments on the first host.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn launch(&self, arguments: &[String]) -> Result<Launcher> {
+        match &self.hosts {
+            Hosts::Nested(lab) => {
+                let command: Vec<String> =
+                    std::iter::once("tessera".to_owned()).chain(arguments.iter().cloned()).collect();
+                let mut running = lab.first().remote().start(&command)?;
+                running.end_input()?;
+                Ok(Launcher::Remote(running))
+            }
+            Hosts::Local(_) => Ok(Launcher::Local(LocalCommand::start(&self.tessera, arguments)?)),
+        }
+    }
+
+    /// The way to give orders to a guest that runs on these hosts.
+    pub fn control(&self, guest: &str) -> Control {
+        let host = match &self.hosts {
+            Hosts::Nested(lab) => format!("127.0.0.1:{}", lab.first().node_port()),
+            Hosts::Local(nodes) => nodes.addresses()[0].clone(),
+        };
+        Control::new(&self.tessera, &host, guest)
+    }
+
+    /// Where a launcher can write its report.
+    pub fn report_path(&self) -> String {
+        match &self.hosts {
+            Hosts::Nested(_) => "/tmp/report.json".to_owned(),
+            Hosts::Local(nodes) => nodes.dir().join("report.json").display().to_string(),
+        }
+    }
+
+    /// Reads the report of the guest that ended last.
+    ///
+    /// # Errors
+    /// When there is none or it is not understood.
+    pub fn report(&self) -> Result<Report> {
+        let path = self.report_path();
+        let text = match &self.hosts {
+            Hosts::Nested(lab) => {
+                lab.first().remote().shell(&format!("cat {path}"), std::time::Duration::from_secs(60))?
+            }
+            Hosts::Local(_) => {
+                std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?
+            }
+        };
+        serde_json::from_str(&text).with_context(|| format!("unexpected report: {text}"))
+    }
+
+    /// What the hosts and their nodes said last, for messages.
+    pub fn last_words(&self) -> String {
+        match &self.hosts {
+            Hosts::Nested(lab) => lab
+                .hosts()
+                .iter()
+                .map(|host| {
+                    let log =
+                        host.remote().shell("tail -n 30 /tmp/node.log", std::time::Duration::from_secs(20));
+                    let log = log.unwrap_or_else(|error| format!("{error:#}"));
+                    format!("{}\n  node of host {}:\n{log}", host.console_tail(), host.index().number())
+                })
+                .collect::<Vec<_>>()
+                .join("\n"),
+            Hosts::Local(nodes) => nodes.last_words(),
+        }
+    }
+}
+
+fn inside(name: &str) -> String {
+    format!("/guest/{name}")
+}

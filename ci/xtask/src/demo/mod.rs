@@ -1,0 +1,78 @@
+//! `cargo xtask demo`: one stock Linux over one host, then over several, with vCPUs that move while it works.
+
+mod report;
+pub mod run;
+pub mod spread;
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::cluster::{Cluster, ClusterSpec, Kind};
+use crate::kernels::Series;
+use crate::lab::LabSpec;
+use crate::{images, setup, sizes};
+
+/// Options of `cargo xtask demo`.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  cargo xtask demo\n  \
+    cargo xtask demo --hosts 3 --vcpus 3 --memory 768M --moves 30 | tail -n 1 | jq .\n\n\
+    The last line is one JSON object with all figures; its exit status is 0 only if the results are equal bit for \
+    bit, no move failed and the guest's kernel log tells of no trouble.")]
+pub struct Args {
+    /// How many hosts the guest spans.
+    #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=4))]
+    hosts: u8,
+    /// Virtual CPUs of the guest; as many as hosts unless given.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    vcpus: Option<u32>,
+    /// Memory of the guest.
+    #[arg(long, default_value = "512M", value_name = "SIZE", value_parser = sizes::parse_mib)]
+    memory: u64,
+    /// How many times a vCPU moves to another host while the guest works.
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    moves: u64,
+    /// The least time between the starts of two moves, in milliseconds.
+    #[arg(long, default_value_t = 200, value_name = "MS")]
+    move_every: u64,
+    /// What the guest does: programs of its own, by name, with commas between.
+    #[arg(long, default_value = "mgs", value_name = "NAMES")]
+    workload: String,
+    /// Kernel of the guest.
+    #[arg(long, value_enum, default_value = "6.12")]
+    kernel: Series,
+    /// Which kind of hosts.
+    #[arg(long, value_enum, default_value = "auto")]
+    lab: Kind,
+    /// Most seconds for each of the two runs.
+    #[arg(long, default_value_t = 600, value_name = "S")]
+    timeout: u64,
+}
+
+/// Carries out the verb; gives the exit status.
+///
+/// # Errors
+/// When a guest cannot be started or does not come to its end.
+pub fn main(options: &Args) -> Result<i32> {
+    setup::ensure()?;
+    let plan = run::Plan {
+        hosts: options.hosts.into(),
+        vcpus: options.vcpus.unwrap_or_else(|| options.hosts.into()),
+        memory_mib: options.memory,
+        moves: options.moves,
+        move_every: Duration::from_millis(options.move_every),
+        workload: options.workload.clone(),
+        kernel: options.kernel,
+        limit: Duration::from_secs(options.timeout),
+    };
+    let guest_files = images::guest_files(&[plan.kernel])?;
+    let lab = LabSpec {
+        hosts: plan.hosts,
+        memory_mib: plan.memory_mib + LabSpec::HOST_OWN_MIB,
+        ..LabSpec::default()
+    };
+    let cluster = Cluster::start(ClusterSpec { kind: options.lab, lab, files: guest_files.files() })?;
+    let summary = run::run(&cluster, &plan)?;
+    report::print(&summary)?;
+    Ok(i32::from(!summary.is_good()))
+}

@@ -1,0 +1,140 @@
+//! What xtask knows of `tessera`: its command line and the JSON that it prints. Only the fields that are used
+//! here; the meaning of each is documented where `tessera` defines it (`vmm/src/control`).
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{ensure, Context, Result};
+use serde::de::DeserializeOwned;
+use serde::Deserialize;
+
+use crate::cleanup::OwnedChild;
+use crate::shell;
+
+/// A distribution in microseconds.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub struct Spread {
+    /// How many were counted.
+    pub count: u64,
+    /// The median.
+    pub p50_us: u64,
+    /// 99 of 100 were not above this.
+    pub p99_us: u64,
+}
+
+/// Guest memory on a node.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub struct MemoryStats {
+    /// Bytes really in use.
+    pub resident_bytes: u64,
+}
+
+/// Page faults of one kind.
+#[derive(Clone, Debug, Deserialize)]
+pub struct FaultStats {
+    /// The kind.
+    pub kind: String,
+    /// From the fault to the page.
+    pub latency: Spread,
+}
+
+/// What went over the data connections of a node.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub struct TrafficStats {
+    /// Bytes sent.
+    pub bytes_out: u64,
+}
+
+/// The figures of one node.
+#[derive(Clone, Debug, Deserialize)]
+pub struct NodeStats {
+    /// Memory.
+    pub memory: MemoryStats,
+    /// Faults by kind.
+    pub faults: Vec<FaultStats>,
+    /// Data connections.
+    pub traffic: TrafficStats,
+}
+
+/// What `tessera run --json-report` writes at the guest's end.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Report {
+    /// By node.
+    pub nodes: Vec<NodeStats>,
+}
+
+/// A vCPU and where it is.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Vcpu {
+    /// Its number.
+    pub vcpu: u32,
+    /// The node where it is resident.
+    pub node: usize,
+}
+
+/// A move that was carried out.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Moved {
+    /// From the last instruction there to the first one here.
+    pub blackout_us: u64,
+    /// Bytes of state that were sent.
+    pub bytes: u64,
+}
+
+/// The command line of `tessera`, aimed at one guest through one daemon.
+#[derive(Clone, Debug)]
+pub struct Control {
+    program: PathBuf,
+    host: String,
+    guest: String,
+}
+
+impl Control {
+    /// The guest of this name, through the daemon at `host` (`ADDRESS:PORT`).
+    pub fn new(program: &Path, host: &str, guest: &str) -> Self {
+        Self { program: program.to_path_buf(), host: host.to_owned(), guest: guest.to_owned() }
+    }
+
+    /// Where the vCPUs are.
+    ///
+    /// # Errors
+    /// When `tessera` fails or does not answer in time.
+    pub fn vcpus(&self) -> Result<Vec<Vcpu>> {
+        self.ask(&["vcpu", "list"])
+    }
+
+    /// Moves a vCPU to the node of this number.
+    ///
+    /// # Errors
+    /// When it could not be moved, with what `tessera` said.
+    pub fn move_vcpu(&self, vcpu: u32, to: usize) -> Result<Moved> {
+        self.ask(&["vcpu", "move", &vcpu.to_string(), "--to", &to.to_string()])
+    }
+
+    /// Runs one command; it has half a minute.
+    fn ask<T: DeserializeOwned>(&self, words: &[&str]) -> Result<T> {
+        let mut command = Command::new(&self.program);
+        command.args(words).args(["--host", &self.host, "--guest", &self.guest, "--json"]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = OwnedChild::spawn(&mut command)?;
+        let status = child.wait(Duration::from_secs(30));
+        let status = status.with_context(|| format!("no answer in 30 s: {}", shell::text(&command)))?;
+        let (out, err) = child.said();
+        ensure!(status.success(), "{status}: {}\n{}", shell::text(&command), shell::tail(&err, 5));
+        serde_json::from_str(&out)
+            .with_context(|| format!("unexpected answer to {}: {out}", shell::text(&command)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failing_tessera_is_an_error_with_its_words() {
+        let control = Control::new(Path::new("/bin/false"), "127.0.0.1:1", "g");
+        let error = control.vcpus().unwrap_err().to_string();
+        assert!(error.contains("vcpu list --host 127.0.0.1:1 --guest g --json"), "{error}");
+    }
+}

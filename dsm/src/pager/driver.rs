@@ -1,0 +1,439 @@
+//! The pager thread: events into the protocol core, its actions out.
+
+use std::mem;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::event::Timespec;
+use rustix::io::Errno;
+
+use super::borrow::{BorrowRequest, Lent, PageRun, Tickets};
+use super::pages::{Bytes, GuestPages, PagesError, ZERO_PAGE};
+use super::waiting::{access_of, Served, WaitingFaults};
+use super::{Bell, Command, PagerConfig, PagerError, PagerFailure, PagerStats, COMMANDS_MAX};
+use crate::ids::{Gfn, NodeId, NodeSet, EXTENT_PAGES, PAGE_BYTES};
+use crate::link::{Connection, Flushed, Link, LinkCounts, LinkError};
+use crate::memory::NodeMemory;
+use crate::protocol::{Access, Action, Contents, Event, Message, Micros, Node, NodeConfig};
+use crate::uffd::{FaultBatch, Waiters};
+use crate::wire::Body;
+
+/// `epoll` data of the userfaultfd; peers have their node numbers.
+const FAULTS: u64 = u64::MAX;
+/// `epoll` data of the eventfd that announces commands.
+const BELL: u64 = u64::MAX - 1;
+/// Most descriptors told of in one wait.
+const READY_MAX: usize = 64;
+
+/// Whether the thread goes on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    Continue,
+    Stop,
+}
+
+struct Peer {
+    connection: Connection,
+    /// The connection took less than there was: we wait until it is writable.
+    blocked: bool,
+}
+
+/// All that the pager thread owns.
+pub(super) struct Driver {
+    clock: Instant,
+    node: Node,
+    pages: GuestPages,
+    /// By node number; none for this node itself.
+    peers: Vec<Option<Peer>>,
+    /// Counts of closed connections.
+    links: LinkCounts,
+    /// Peers for which frames were queued in this step.
+    queued_for: NodeSet,
+    epoll: OwnedFd,
+    bell: Arc<Bell>,
+    commands: Receiver<Command>,
+    tickets: Tickets,
+    /// Pages lent that are not yet handed on. Empty between events, as `actions`; both are kept for their memory.
+    lent: Vec<(Gfn, Access)>,
+    actions: Vec<Action>,
+    /// The page that came with the message being handled.
+    received: Box<[u8; PAGE_BYTES]>,
+    waiting: WaitingFaults,
+    /// Counts events, so that a fault served by its own event is known.
+    step: u64,
+}
+
+impl Driver {
+    /// Tracks guest memory from here on.
+    pub(super) fn new(
+        config: PagerConfig,
+        memory: Arc<NodeMemory>,
+        links: Vec<(NodeId, Box<dyn Link>)>,
+        (bell, commands): (Arc<Bell>, Receiver<Command>),
+    ) -> Result<Self, PagerError> {
+        let PagerConfig { me, nodes, preloaded, lease, .. } = config;
+        let layout = Arc::new(memory.layout().clone());
+        let node = Node::new(NodeConfig { me, nodes, layout, lease, preloaded });
+        drop_strays(&node, &memory)?;
+        let mut pages = GuestPages::new(memory)?;
+        for extent in node.whole_extents() {
+            pages.own_extent(extent)?;
+        }
+        let system = |errno: Errno| PagerError::System { what: "epoll", source: errno.into() };
+        let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(system)?;
+        watch(&epoll, pages.uffd().as_fd(), FAULTS).map_err(system)?;
+        watch(&epoll, bell.as_fd(), BELL).map_err(system)?;
+        let mut peers: Vec<Option<Peer>> = (0..nodes).map(|_| None).collect();
+        for (peer, link) in links {
+            let connection = Connection::new(link);
+            watch(&epoll, connection.descriptor(), u64::from(peer.0)).map_err(system)?;
+            peers[peer.index()] = Some(Peer { connection, blocked: false });
+        }
+        Ok(Driver {
+            clock: Instant::now(),
+            node,
+            pages,
+            peers,
+            links: LinkCounts::default(),
+            queued_for: NodeSet::EMPTY,
+            epoll,
+            bell,
+            commands,
+            tickets: Tickets::default(),
+            lent: Vec::new(),
+            actions: Vec::new(),
+            received: Box::new([0; PAGE_BYTES]),
+            waiting: WaitingFaults::default(),
+            step: 0,
+        })
+    }
+
+    /// The thread: until it is told to stop. Gives back what it has counted.
+    pub(super) fn run(mut self, on_failure: &(dyn Fn(PagerFailure) + Send + Sync)) -> PagerStats {
+        // Leases are tens of microseconds long; the kernel may otherwise let a timeout wait 50 us more. Best effort.
+        let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
+        // A bug that panics must not close the userfaultfd: waiting vCPUs would go on with zeros.
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.serve())).unwrap_or_else(|_| {
+            Err(PagerFailure { peer: None, what: "the pager thread panicked (a bug)".into() })
+        });
+        if let Err(failure) = outcome {
+            self.tickets.clear();
+            self.close_links();
+            on_failure(failure);
+            self.wait_for_stop();
+        }
+        self.stats()
+    }
+
+    fn serve(&mut self) -> Result<(), PagerFailure> {
+        let mut ready = Vec::with_capacity(READY_MAX);
+        loop {
+            ready.clear();
+            let timeout = self.node.next_deadline().map(|at| timespec(at.saturating_sub(self.now())));
+            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut ready), timeout.as_ref()) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(here(format!("waiting for events failed: {errno}"))),
+            }
+            if self.node.next_deadline().is_some_and(|at| at <= self.now()) {
+                self.handle(Event::Tick, Body::None)?;
+                self.flush()?;
+            }
+            for event in &ready {
+                match event.data.u64() {
+                    FAULTS => self.serve_faults()?,
+                    BELL if self.serve_commands()? == Flow::Stop => return Ok(()),
+                    BELL => {}
+                    peer => self.serve_peer(NodeId(peer as u8), event.flags)?,
+                }
+            }
+        }
+    }
+
+    /// Closes all connections, so that the peers hear of it; what they counted is kept.
+    fn close_links(&mut self) {
+        for peer in self.peers.drain(..).flatten() {
+            self.links.merge(&peer.connection.counts());
+        }
+    }
+
+    /// After a failure: borrowers are refused, everything else waits for the end.
+    fn wait_for_stop(&mut self) {
+        while let Ok(command) = self.commands.recv() {
+            match command {
+                Command::Stop => return,
+                Command::Stats(reply) => self.tell_stats(&reply),
+                Command::Borrow(_) | Command::Return(_) => {}
+            }
+        }
+    }
+
+    fn serve_faults(&mut self) -> Result<(), PagerFailure> {
+        let mut batch = FaultBatch::default();
+        for fault in self.pages.read_faults(&mut batch).map_err(failed_here)? {
+            let Some(gfn) = self.pages.memory().gfn_of_hva(fault.hva) else {
+                return Err(here(format!("a fault at {:#x} is outside guest memory", fault.hva)));
+            };
+            self.waiting.begin(gfn, fault.kind, self.now(), self.step + 1);
+            self.handle(Event::Fault { gfn, access: access_of(fault.kind) }, Body::None)?;
+        }
+        self.flush()
+    }
+
+    fn serve_peer(&mut self, from: NodeId, flags: EventFlags) -> Result<(), PagerFailure> {
+        if flags.contains(EventFlags::OUT) {
+            self.flush_peer(from)?;
+        }
+        if !flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {
+            return Ok(());
+        }
+        let Some(Some(peer)) = self.peers.get_mut(from.index()) else { return Ok(()) };
+        peer.connection.fill().map_err(|error| lost(from, &error))?;
+        while let Some((message, body)) = self.next_message(from)? {
+            self.handle(Event::Message { from, message }, body)?;
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// The next frame of those that have come from a peer; its page, if any, is then in `received`.
+    fn next_message(&mut self, from: NodeId) -> Result<Option<(Message, Body)>, PagerFailure> {
+        let Some(Some(peer)) = self.peers.get_mut(from.index()) else { return Ok(None) };
+        let frame = peer.connection.next_frame().map_err(|error| lost(from, &error))?;
+        Ok(frame.map(|frame| {
+            if let Some(page) = frame.page {
+                self.received.copy_from_slice(page);
+            }
+            (frame.message, frame.body)
+        }))
+    }
+
+    fn serve_commands(&mut self) -> Result<Flow, PagerFailure> {
+        // The bell first: what is sent after this rings again.
+        self.bell.silence();
+        for _ in 0..COMMANDS_MAX {
+            match self.commands.try_recv() {
+                Ok(Command::Borrow(request)) => self.begin_borrow(request)?,
+                Ok(Command::Return(run)) => self.give_back(run)?,
+                Ok(Command::Stats(reply)) => self.tell_stats(&reply),
+                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return Ok(Flow::Stop),
+                Err(TryRecvError::Empty) => return Ok(Flow::Continue),
+            }
+        }
+        // Others have their turn before the rest of the commands.
+        self.bell.ring();
+        Ok(Flow::Continue)
+    }
+
+    fn begin_borrow(&mut self, request: BorrowRequest) -> Result<(), PagerFailure> {
+        let (run, access) = (request.run, request.access);
+        self.tickets.add(request);
+        // The pages are held one after the other, in order; but all of them are asked for at once.
+        for gfn in run.gfns().skip(1) {
+            if !self.node.rights(gfn).allow(access) {
+                self.handle(Event::Fault { gfn, access }, Body::None)?;
+            }
+        }
+        self.handle(Event::Borrow { gfn: run.first, access }, Body::None)?;
+        self.flush()
+    }
+
+    fn give_back(&mut self, run: PageRun) -> Result<(), PagerFailure> {
+        for gfn in run.gfns() {
+            self.handle(Event::Return { gfn }, Body::None)?;
+        }
+        self.flush()
+    }
+
+    /// One event, and all that follows from it but the sending of frames.
+    fn handle(&mut self, event: Event, body: Body) -> Result<(), PagerFailure> {
+        self.take_in(event, body)?;
+        // A page lent makes a borrower want the next one, which may be lent at once.
+        while let Some((gfn, access)) = self.lent.pop() {
+            match self.tickets.lent(gfn, access) {
+                Lent::Next(gfn) => self.take_in(Event::Borrow { gfn, access }, Body::None)?,
+                Lent::Complete => {}
+                Lent::Abandoned(run) => {
+                    for gfn in run.gfns() {
+                        self.take_in(Event::Return { gfn }, Body::None)?;
+                    }
+                }
+                Lent::Unasked => return Err(here(format!("{gfn} was lent to nobody"))),
+            }
+        }
+        Ok(())
+    }
+
+    fn take_in(&mut self, event: Event, body: Body) -> Result<(), PagerFailure> {
+        self.step += 1;
+        let peer = match event {
+            Event::Message { from, .. } => Some(from),
+            _ => None,
+        };
+        let mut actions = mem::take(&mut self.actions);
+        self.node
+            .handle(self.now(), event, &mut actions)
+            .map_err(|violation| PagerFailure { peer, what: violation.to_string() })?;
+        for action in actions.drain(..) {
+            self.carry_out(action, body)?;
+        }
+        self.actions = actions;
+        Ok(())
+    }
+
+    fn carry_out(&mut self, action: Action, body: Body) -> Result<(), PagerFailure> {
+        let served = match action {
+            Action::Send { to, message } => return self.send(to, &message),
+            Action::Lend { gfn, access } => {
+                self.lent.push((gfn, access));
+                return Ok(());
+            }
+            Action::Install { gfn, rights, contents, wake } => {
+                let bytes = match (contents, body) {
+                    (Contents::Received, Body::Page) => Bytes::Page(&self.received),
+                    (Contents::Received, Body::ZeroPage) | (Contents::Zero, _) => Bytes::Zero,
+                    (Contents::Received, Body::None) => return Err(here(format!("no page came for {gfn}"))),
+                };
+                let waiters = if wake { Waiters::Wake } else { Waiters::Leave };
+                self.pages.install(gfn, bytes, rights, waiters).map_err(failed_here)?;
+                match (wake, rights) {
+                    (false, _) => return Ok(()),
+                    (true, Access::Read) => Served::Reads(gfn),
+                    (true, Access::Write) => Served::Page(gfn),
+                }
+            }
+            Action::Protect { gfn } => return self.pages.protect(gfn).map_err(failed_here),
+            Action::Discard { gfn } => return self.pages.discard(gfn).map_err(failed_here),
+            Action::SplitExtent { extent } => return self.pages.split_extent(extent).map_err(failed_here),
+            Action::Unprotect { gfn } => self.pages.unprotect(gfn).map(|()| Served::Page(gfn)).map_err(failed_here)?,
+            Action::Wake { gfn, rights } => {
+                self.pages.wake(gfn, rights).map_err(failed_here)?;
+                match rights {
+                    Access::Read => Served::Reads(gfn),
+                    Access::Write => Served::Page(gfn),
+                }
+            }
+            Action::OwnExtent { extent } => {
+                self.pages.own_extent(extent).map(|()| Served::Extent(extent)).map_err(failed_here)?
+            }
+        };
+        self.waiting.served(served, self.now(), self.step);
+        Ok(())
+    }
+
+    /// Queues a frame; a page's bytes are read now.
+    fn send(&mut self, to: NodeId, message: &Message) -> Result<(), PagerFailure> {
+        let Some(Some(peer)) = self.peers.get_mut(to.index()) else {
+            return Err(here(format!("a message was to go to {to}, which is none of the guest's nodes")));
+        };
+        let result = if message.carries_page() {
+            let memory = self.pages.memory();
+            let read = |page: &mut [u8; PAGE_BYTES]| memory.read_page(message.gfn(), page);
+            let queued = peer.connection.queue_page(message, read);
+            queued.map(|read| read.map_err(failed_here))
+        } else {
+            peer.connection.queue(message).map(Ok)
+        };
+        self.queued_for.insert(to);
+        result.map_err(|error| lost(to, &error))?
+    }
+
+    /// Sends what was queued, as far as the connections take it.
+    fn flush(&mut self) -> Result<(), PagerFailure> {
+        for to in mem::take(&mut self.queued_for).iter() {
+            if self.peers[to.index()].as_ref().is_some_and(|peer| !peer.blocked) {
+                self.flush_peer(to)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn flush_peer(&mut self, to: NodeId) -> Result<(), PagerFailure> {
+        let Some(Some(peer)) = self.peers.get_mut(to.index()) else { return Ok(()) };
+        let blocked = peer.connection.flush().map_err(|error| lost(to, &error))? == Flushed::Blocked;
+        if blocked != peer.blocked {
+            peer.blocked = blocked;
+            let writable = if blocked { EventFlags::OUT } else { EventFlags::empty() };
+            let (descriptor, data) = (peer.connection.descriptor(), EventData::new_u64(u64::from(to.0)));
+            epoll::modify(&self.epoll, descriptor, data, EventFlags::IN | writable)
+                .map_err(|errno| here(format!("watching the connection to {to} failed: {errno}")))?;
+        }
+        Ok(())
+    }
+
+    /// Microseconds of the thread's own monotonic clock.
+    fn now(&self) -> Micros {
+        self.clock.elapsed().as_micros() as Micros
+    }
+
+    fn tell_stats(&self, reply: &SyncSender<PagerStats>) {
+        // It fails only if nobody waits for the answer any more.
+        let _ = reply.send(self.stats());
+    }
+
+    fn stats(&self) -> PagerStats {
+        let mut stats = PagerStats {
+            nodes: 1,
+            uffd: self.pages.counts(),
+            discards: self.pages.discards(),
+            resident_bytes: self.pages.memory().resident_bytes(),
+            protocol: self.node.counters(),
+            holdings: self.node.holdings(),
+            links: self.links,
+            ..PagerStats::default()
+        };
+        for peer in self.peers.iter().flatten() {
+            stats.links.merge(&peer.connection.counts());
+        }
+        self.waiting.fill(&mut stats);
+        stats
+    }
+}
+
+/// Makes sure that the memfd holds nothing that this node does not hold: pages of zeros that a load through the
+/// alias has created are given back, anything else is refused.
+fn drop_strays(node: &Node, memory: &NodeMemory) -> Result<(), PagerError> {
+    let layout = memory.layout();
+    let mut whole = vec![false; (layout.pages() / EXTENT_PAGES) as usize];
+    for index in node.whole_extents().filter_map(|extent| layout.extent_index(extent)) {
+        whole[index] = true;
+    }
+    let mut page = [0; PAGE_BYTES];
+    for (first, pages) in memory.present_runs()? {
+        for index in (first..first + pages).filter(|index| !whole[index / EXTENT_PAGES as usize]) {
+            let Some(gfn) = layout.gfn_at(index) else { continue };
+            memory.read_page(gfn, &mut page)?;
+            if page != ZERO_PAGE {
+                return Err(PagerError::Stray(gfn));
+            }
+            memory.discard_page(gfn)?;
+        }
+    }
+    Ok(())
+}
+
+/// Has `epoll` tell when the descriptor is readable.
+fn watch(epoll: &OwnedFd, descriptor: BorrowedFd<'_>, data: u64) -> Result<(), Errno> {
+    epoll::add(epoll, descriptor, EventData::new_u64(data), EventFlags::IN)
+}
+
+fn timespec(span_us: Micros) -> Timespec {
+    // (A span too long for the field is as good as the longest.)
+    let tv_sec = i64::try_from(span_us / 1_000_000).unwrap_or(i64::MAX);
+    Timespec { tv_sec, tv_nsec: (span_us % 1_000_000 * 1000) as i64 }
+}
+
+fn here(what: String) -> PagerFailure {
+    PagerFailure { peer: None, what }
+}
+
+fn failed_here(error: impl Into<PagesError>) -> PagerFailure {
+    here(error.into().to_string())
+}
+
+fn lost(peer: NodeId, error: &LinkError) -> PagerFailure {
+    PagerFailure { peer: Some(peer), what: error.to_string() }
+}

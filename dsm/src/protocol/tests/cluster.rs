@@ -1,0 +1,240 @@
+//! Nodes joined by links that keep the order, and the invariants that hold after every step.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::host::{Effects, Host, Packet, Pages};
+use crate::ids::{Extent, Gfn, NodeId, EXTENT_PAGES};
+use crate::layout::{Layout, Region};
+use crate::protocol::{Access, Action, Event, LeasePolicy, Micros, Node, NodeConfig, Rights};
+
+/// A layout of one region for each extent, with the given homes.
+pub fn layout(homes: &[u8]) -> Arc<Layout> {
+    let region = |(extent, &home): (usize, &u8)| Region {
+        start: Extent(extent as u64).first(),
+        pages: EXTENT_PAGES,
+        home: NodeId(home),
+    };
+    Arc::new(Layout::new(homes.iter().enumerate().map(region).collect()).expect("valid"))
+}
+
+pub const NO_LEASE: LeasePolicy = LeasePolicy { base_us: 0, max_us: 0 };
+
+#[derive(Clone, Debug)]
+pub struct Shape {
+    pub nodes: u8,
+    pub homes: Vec<u8>,
+    pub pages_each: usize,
+    pub lease: LeasePolicy,
+    pub preloaded: Vec<(Gfn, u64)>,
+}
+
+impl Shape {
+    pub fn new(nodes: u8, homes: &[u8], pages_each: usize) -> Self {
+        Shape { nodes, homes: homes.to_vec(), pages_each, lease: NO_LEASE, preloaded: vec![] }
+    }
+
+    pub fn node(&self, me: u8) -> Node {
+        Node::new(NodeConfig {
+            me: NodeId(me),
+            nodes: self.nodes,
+            layout: layout(&self.homes),
+            lease: self.lease,
+            preloaded: self.preloaded.clone(),
+        })
+    }
+
+    pub fn pages(&self) -> Pages {
+        Pages { extents: self.homes.len(), each: self.pages_each }
+    }
+
+    pub fn host(&self, node: &Node) -> Host {
+        let mut host = Host::new(self.pages());
+        for extent in node.whole_extents() {
+            for index in host.pages.of_extent(extent.0) {
+                (host.mappings[index].rights, host.mappings[index].whole) = (Rights::Write, true);
+            }
+        }
+        host
+    }
+}
+
+/// A mistake built into a node from outside: it may change the node before an event, and the node and its
+/// actions after.
+#[derive(Clone, Copy)]
+pub struct Fault {
+    pub name: &'static str,
+    pub before: fn(&mut Node, &Event),
+    pub after: fn(&mut Node, &Event, &mut Vec<Action>),
+}
+
+pub struct Cluster {
+    pub pages: Pages,
+    pub nodes: Vec<Node>,
+    pub hosts: Vec<Host>,
+    /// From i to j at `i * nodes + j`.
+    pub links: Vec<VecDeque<Packet>>,
+    /// Each page's latest version.
+    pub latest: Vec<u64>,
+    pub fault: Option<Fault>,
+    actions: Vec<Action>,
+}
+
+impl Cluster {
+    pub fn new(shape: &Shape) -> Self {
+        let nodes: Vec<Node> = (0..shape.nodes).map(|me| shape.node(me)).collect();
+        let hosts = nodes.iter().map(|node| shape.host(node)).collect();
+        let links = vec![VecDeque::new(); nodes.len() * nodes.len()];
+        let pages = shape.pages();
+        let latest = vec![0; pages.len()];
+        Cluster { pages, nodes, hosts, links, latest, fault: None, actions: Vec::new() }
+    }
+
+    pub fn link(&self, from: usize, to: usize) -> usize {
+        from * self.nodes.len() + to
+    }
+
+    /// Lets a node take an event in and carries its actions out; what it sends is in the links already.
+    pub fn step(
+        &mut self,
+        now: Micros,
+        at: usize,
+        event: Event,
+        received: Option<u64>,
+    ) -> Result<Effects, String> {
+        self.actions.clear();
+        if let Some(fault) = &self.fault {
+            (fault.before)(&mut self.nodes[at], &event);
+        }
+        let node = &mut self.nodes[at];
+        node.handle(now, event, &mut self.actions)
+            .map_err(|violation| format!("node {at} refuses {event:?}: {violation}"))?;
+        if let Some(fault) = &self.fault {
+            (fault.after)(node, &event, &mut self.actions);
+        }
+        let mut effects = Effects::default();
+        self.hosts[at]
+            .carry_out(&self.actions, received, &mut effects)
+            .map_err(|why| format!("node {at} on {event:?} at {now}: {why} (all: {:?})", self.actions))?;
+        for &(to, packet) in &effects.sent {
+            let link = self.link(at, to.index());
+            self.links[link].push_back(packet);
+        }
+        for &index in &effects.changed {
+            self.check_page(index).map_err(|why| format!("after {event:?} at node {at} at {now}: {why}"))?;
+        }
+        Ok(effects)
+    }
+
+    /// Delivers the first message of a link, if any.
+    pub fn deliver(&mut self, now: Micros, from: usize, to: usize) -> Result<Option<Effects>, String> {
+        let link = self.link(from, to);
+        let Some(packet) = self.links[link].pop_front() else { return Ok(None) };
+        let event = Event::Message { from: NodeId(from as u8), message: packet.message };
+        self.step(now, to, event, packet.bytes).map(Some)
+    }
+
+    /// One writer or many readers, and every copy that can be read is the latest.
+    fn check_page(&self, index: usize) -> Result<(), String> {
+        let gfn = self.pages.gfn(index);
+        let rights = |host: &Host| host.mappings[index].rights;
+        let writers = self.hosts.iter().filter(|host| rights(host) == Rights::Write).count();
+        let readers = self.hosts.iter().filter(|host| rights(host) == Rights::Read).count();
+        if writers > 1 || (writers == 1 && readers > 0) {
+            let all: Vec<Rights> = self.hosts.iter().map(rights).collect();
+            return Err(format!("{gfn} has {writers} writers and {readers} readers: {all:?}"));
+        }
+        for (at, host) in self.hosts.iter().enumerate() {
+            let mapping = &host.mappings[index];
+            if mapping.rights != Rights::None && mapping.bytes != self.latest[index] {
+                let latest = self.latest[index];
+                return Err(format!(
+                    "node {at} may read {gfn} version {}, latest is {latest}",
+                    mapping.bytes
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Does the access if the guest may.
+    pub fn access(&mut self, at: usize, index: usize, access: Access) -> bool {
+        let mapping = &mut self.hosts[at].mappings[index];
+        if !mapping.rights.allow(access) {
+            return false;
+        }
+        if access == Access::Write {
+            self.latest[index] += 1;
+            mapping.bytes = self.latest[index];
+        }
+        true
+    }
+
+    /// Delivers until nothing is on its way, link by link in turn.
+    pub fn settle(&mut self, now: Micros) -> Result<(), String> {
+        let count = self.nodes.len();
+        while self.links.iter().any(|link| !link.is_empty()) {
+            for from in 0..count {
+                for to in 0..count {
+                    self.deliver(now, from, to)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing is under way any more, and what the nodes believe is what the guests may do.
+    pub fn check_quiet(&self) -> Result<(), String> {
+        if let Some(link) = self.links.iter().position(|link| !link.is_empty()) {
+            return Err(format!("link {link} is not empty"));
+        }
+        for (at, node) in self.nodes.iter().enumerate() {
+            node.check_idle().map_err(|why| format!("node {at}: {why}"))?;
+        }
+        for index in 0..self.pages.len() {
+            self.check_page(index)?;
+            let gfn = self.pages.gfn(index);
+            for (at, (node, host)) in self.nodes.iter().zip(&self.hosts).enumerate() {
+                let (believed, real) = (node.rights(gfn), host.mappings[index].rights);
+                if believed != real {
+                    return Err(format!(
+                        "node {at} believes it has {believed:?} of {gfn}, the guest has {real:?}"
+                    ));
+                }
+            }
+            let home = self.nodes.iter().find(|node| node.is_home(gfn));
+            let held = |at: NodeId| self.nodes[at.index()].rights(gfn);
+            let all = (0..self.nodes.len() as u8).map(NodeId);
+            let holders: Vec<(NodeId, Rights)> =
+                all.map(|at| (at, held(at))).filter(|(_, rights)| *rights != Rights::None).collect();
+            let recorded = home.map(|home| home.recorded(gfn)).unwrap_or_default();
+            if recorded != holders {
+                return Err(format!("{gfn}: the directory says {recorded:?}, the nodes {holders:?}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What only tests may see of a node.
+impl Node {
+    /// Nothing is asked for, deferred or being transacted.
+    pub fn check_idle(&self) -> Result<(), String> {
+        let (wanted, deferred) = (self.wanted.len(), self.deferred.len());
+        let transactions = self.directory.transactions().len();
+        match wanted + deferred + transactions {
+            0 => Ok(()),
+            _ => Err(format!("{wanted} requests, {deferred} deferred, {transactions} transactions are left")),
+        }
+    }
+
+    pub fn is_home(&self, gfn: Gfn) -> bool {
+        self.place(gfn).is_ok_and(|place| place.home == self.me)
+    }
+
+    /// Who has the page, as this home's directory says.
+    pub fn recorded(&self, gfn: Gfn) -> Vec<(NodeId, Rights)> {
+        let place = self.place(gfn).expect("in RAM");
+        self.directory.recorded(place)
+    }
+}

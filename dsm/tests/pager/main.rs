@@ -1,0 +1,8 @@
+//! Pagers of several nodes in one process: real userfaultfd, real sockets, plain threads in place of vCPUs.
+//!
+//! A thread of "node 1" touches node 1's guest mapping through raw pointers, as a vCPU would. Needs a usable
+//! `/dev/userfaultfd` (run as root). `--nocapture` prints the fault latencies.
+
+mod coherence;
+mod life;
+mod support;

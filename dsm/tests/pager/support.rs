@@ -1,0 +1,203 @@
+//! A cluster of nodes in one process.
+
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{channel, Receiver, RecvTimeoutError, Sender};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tessera_dsm::link::{Link, TcpLink, UnixLink};
+use tessera_dsm::memory::NodeMemory;
+use tessera_dsm::pager::{Pager, PagerConfig, PagerError, PagerFailure, PagerStats, Tracking};
+use tessera_dsm::protocol::LeasePolicy;
+use tessera_dsm::{Gfn, Layout, NodeId, Region, EXTENT_PAGES, PAGE_BYTES};
+
+/// A test that takes longer hangs.
+pub const HANG: Duration = Duration::from_secs(60);
+
+/// How the nodes are connected.
+#[derive(Clone, Copy, Debug)]
+pub enum Wires {
+    Tcp,
+    Unix,
+}
+
+/// Each node has `extents` extents, node 0 first.
+pub fn layout(nodes: u8, extents: u64) -> Layout {
+    let pages = extents * EXTENT_PAGES;
+    let region = |node: u8| Region { start: Gfn(u64::from(node) * pages), pages, home: NodeId(node) };
+    Layout::new((0..nodes).map(region).collect()).expect("valid layout")
+}
+
+pub fn tcp_pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let near = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
+    (near, listener.accept().expect("accept").0)
+}
+
+type BoxedLink = Box<dyn Link>;
+
+fn link_pair(wires: Wires) -> (BoxedLink, BoxedLink) {
+    match wires {
+        Wires::Tcp => {
+            let (near, far) = tcp_pair();
+            (Box::new(TcpLink::new(near).expect("link")), Box::new(TcpLink::new(far).expect("link")))
+        }
+        Wires::Unix => {
+            let (near, far) = UnixStream::pair().expect("pair");
+            (Box::new(UnixLink::new(near).expect("link")), Box::new(UnixLink::new(far).expect("link")))
+        }
+    }
+}
+
+/// One node: its memory, and its pager.
+pub struct Node {
+    pub pager: Arc<Pager>,
+    pub memory: Arc<NodeMemory>,
+    pub failures: Receiver<PagerFailure>,
+}
+
+pub fn config(me: u8, nodes: u8) -> PagerConfig {
+    PagerConfig {
+        me: NodeId(me),
+        nodes,
+        preloaded: Vec::new(),
+        lease: LeasePolicy::default(),
+        tracking: Tracking::On,
+    }
+}
+
+/// Starts one node.
+pub fn start(
+    config: PagerConfig,
+    memory: Arc<NodeMemory>,
+    links: Vec<(NodeId, BoxedLink)>,
+) -> Result<Node, PagerError> {
+    let (tell, failures) = channel();
+    let report = move |failure| {
+        let _ = tell.send(failure);
+    };
+    let pager = Pager::start_with_links(config, memory.clone(), links, Box::new(report))?;
+    Ok(Node { pager: Arc::new(pager), memory, failures })
+}
+
+/// The words of one node's guest memory. Clones are cheap and go to the threads.
+#[derive(Clone)]
+pub struct Guest(Arc<NodeMemory>);
+
+impl Guest {
+    /// The address of a byte.
+    pub fn address(&self, gfn: u64, offset: usize) -> *mut u8 {
+        assert!(offset < PAGE_BYTES);
+        (self.0.guest_hva(Gfn(gfn)).expect("RAM") as usize + offset) as *mut u8
+    }
+
+    /// The `index`th 64-bit word of a page.
+    pub fn word(&self, gfn: u64, index: usize) -> &AtomicU64 {
+        let address = self.address(gfn, index * 8);
+        // SAFETY: aligned and inside the guest mapping, which this object keeps mapped; it is only used atomically.
+        unsafe { &*address.cast::<AtomicU64>() }
+    }
+
+    pub fn load(&self, gfn: u64) -> u64 {
+        self.word(gfn, 0).load(Ordering::SeqCst)
+    }
+
+    pub fn store(&self, gfn: u64, value: u64) {
+        self.word(gfn, 0).store(value, Ordering::SeqCst);
+    }
+}
+
+/// All nodes of a guest.
+pub struct Cluster {
+    pub nodes: Vec<Node>,
+    /// Where threads say that they are done.
+    done: (Sender<()>, Receiver<()>),
+    threads: usize,
+}
+
+impl Cluster {
+    pub fn new(nodes: u8, extents: u64, wires: Wires) -> Self {
+        Cluster::with(nodes, extents, wires, |_, config| config)
+    }
+
+    /// As `new`, after `adjust` has had each node's memory and configuration.
+    pub fn with(
+        nodes: u8,
+        extents: u64,
+        wires: Wires,
+        adjust: impl Fn(&NodeMemory, PagerConfig) -> PagerConfig,
+    ) -> Self {
+        let mut links: Vec<Vec<(NodeId, BoxedLink)>> = (0..nodes).map(|_| Vec::new()).collect();
+        for low in 0..nodes {
+            for high in low + 1..nodes {
+                let (near, far) = link_pair(wires);
+                links[usize::from(low)].push((NodeId(high), near));
+                links[usize::from(high)].push((NodeId(low), far));
+            }
+        }
+        let start_one = |(me, links)| {
+            let memory = NodeMemory::new(layout(nodes, extents)).expect("memory");
+            let config = adjust(&memory, config(me, nodes));
+            start(config, memory, links).expect("the pager starts")
+        };
+        Cluster { nodes: (0..nodes).zip(links).map(start_one).collect(), done: channel(), threads: 0 }
+    }
+
+    pub fn guest(&self, node: usize) -> Guest {
+        Guest(self.nodes[node].memory.clone())
+    }
+
+    /// Starts a thread of `node`.
+    pub fn spawn(&mut self, node: usize, work: impl FnOnce(Guest) + Send + 'static) {
+        let (guest, done) = (self.guest(node), self.done.0.clone());
+        self.threads += 1;
+        std::thread::spawn(move || {
+            work(guest);
+            let _ = done.send(());
+        });
+    }
+
+    /// Waits for all threads. A thread that hangs or panics is a failure.
+    pub fn join(&mut self) {
+        // Only running threads keep the channel open, so that a panic is seen at once.
+        self.done.0 = channel().0;
+        for _ in 0..std::mem::take(&mut self.threads) {
+            match self.done.1.recv_timeout(HANG) {
+                Ok(()) => {}
+                Err(RecvTimeoutError::Timeout) => panic!("threads hang: {:#?}", self.failures()),
+                Err(RecvTimeoutError::Disconnected) => panic!("a thread panicked: {:#?}", self.failures()),
+            }
+        }
+        self.done = channel();
+        assert_eq!(self.failures(), []);
+    }
+
+    pub fn failures(&self) -> Vec<PagerFailure> {
+        self.nodes.iter().flat_map(|node| node.failures.try_iter()).collect()
+    }
+
+    pub fn stats(&self, node: usize) -> PagerStats {
+        self.nodes[node].pager.stats()
+    }
+
+    /// Prints the latencies of all nodes together.
+    pub fn report(&self, what: &str) {
+        let mut all = PagerStats::default();
+        (0..self.nodes.len()).for_each(|node| all.merge(&self.stats(node)));
+        println!("{what}: {} nodes", all.nodes);
+        for (kind, latency) in [
+            ("local", &all.faults_local),
+            ("read", &all.faults_read),
+            ("write", &all.faults_write),
+            ("upgrade", &all.faults_upgrade),
+        ] {
+            println!(
+                "  {kind:8} {:7} faults  mean {:8.1} us  p50 {:5}  p99 {:6}  max {:7}",
+                latency.count, latency.mean_us, latency.p50_us, latency.p99_us, latency.max_us
+            );
+        }
+        println!("  {:?}\n  {:?}", all.links, all.protocol);
+    }
+}

@@ -1,0 +1,117 @@
+//! The kernel's command line, which is ours to begin.
+
+use super::BootError;
+
+/// Parameters that every Linux guest here starts from. A parameter stays out if the user gives one of the same
+/// name, or one of the names after it. Kept because:
+///
+/// - `console=`: where the guest is heard.
+/// - `clocksource=tsc tsc=reliable no-kvmclock`: there is no other clock, and Linux must not look for one to
+///   check this one against; kvmclock is per host.
+/// - `nowatchdog`: no per-CPU watchdog threads and no lock-up reports while a page travels.
+/// - `skew_tick=1`: the ticks of different CPUs do not all want the same page at the same moment.
+/// - `nohz=on idle=halt`: an idle CPU neither ticks nor spins; HLT is what KVM waits on.
+/// - `nokaslr`: the kernel unpacks into node 0's memory, where it was loaded; at a random place it would be
+///   written into another host's share page by page. Give `kaslr` to have it.
+/// - `panic=-1`: a panic resets, and a reset ends the guest, instead of hanging.
+const OURS: &[(&str, &[&str])] = &[
+    ("console=ttyS0", &[]),
+    ("clocksource=tsc", &[]),
+    ("tsc=reliable", &[]),
+    ("no-kvmclock", &[]),
+    ("nowatchdog", &["watchdog", "nmi_watchdog", "softlockup_panic"]),
+    ("skew_tick=1", &[]),
+    ("nohz=on", &[]),
+    ("idle=halt", &[]),
+    ("nokaslr", &["kaslr"]),
+    ("panic=-1", &[]),
+];
+
+/// A guest's whole command line: our parameters, then the user's, so that the user's win where both are read.
+/// Of ours, none is there that the user gave too.
+///
+/// `tsc_khz` is the frequency of the guest's TSC, which Linux cannot measure without a timer of the PC (on AMD
+/// it does not read it from CPUID either).
+pub fn compose(user: &str, tsc_khz: u32) -> String {
+    let names: Vec<&str> = words(user).iter().map(|word| name(word)).collect();
+    let given = |parameter: &str, others: &[&str]| {
+        names.iter().any(|given| *given == name(parameter) || others.contains(given))
+    };
+    let frequency = format!("tsc_early_khz={tsc_khz}");
+    let ours = OURS.iter().copied().chain([(frequency.as_str(), &[][..])]);
+    let mut line: Vec<&str> = ours
+        .filter(|(parameter, others)| !given(parameter, others))
+        .map(|(parameter, _)| parameter)
+        .collect();
+    line.extend((!user.trim().is_empty()).then(|| user.trim()));
+    line.join(" ")
+}
+
+/// Checks that a kernel which takes `max` bytes takes `line`.
+pub(super) fn check(line: &str, max: usize) -> Result<(), BootError> {
+    if let Some(at) = line.bytes().position(|byte| matches!(byte, 0 | b'\n' | b'\r')) {
+        return Err(BootError::CmdlineBytes(at));
+    }
+    if line.len() > max {
+        return Err(BootError::CmdlineTooLong { bytes: line.len(), max });
+    }
+    Ok(())
+}
+
+/// What stands before the first `=`. Linux takes `-` and `_` for the same, but spells the ones above in one way.
+fn name(word: &str) -> &str {
+    word.split('=').next().unwrap_or(word).trim_matches('"')
+}
+
+/// The kernel's parameters in `line`: split at white space outside double quotes, up to `--`, behind which are
+/// arguments for init.
+fn words(line: &str) -> Vec<&str> {
+    let mut quoted = false;
+    line.split(|c: char| {
+        quoted ^= c == '"';
+        c.is_whitespace() && !quoted
+    })
+    .filter(|word| !word.is_empty())
+    .take_while(|word| *word != "--")
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ours_come_first_and_the_users_last() {
+        let line = compose("root=/dev/vda quiet", 2_596_148);
+        assert!(
+            line.starts_with("console=ttyS0 clocksource=tsc tsc=reliable no-kvmclock nowatchdog"),
+            "{line}"
+        );
+        assert!(line.ends_with(" tsc_early_khz=2596148 root=/dev/vda quiet"), "{line}");
+        assert!(!compose("", 1).ends_with(' '));
+    }
+
+    #[test]
+    fn what_the_user_gives_is_not_given_twice() {
+        let line = compose("console=ttyS1,115200 idle=poll nowatchdog tsc_early_khz=5 kaslr", 7);
+        assert_eq!(line.matches("console=").count(), 1, "{line}");
+        assert!(!line.contains("idle=halt") && !line.contains("tsc_early_khz=7"), "{line}");
+        assert_eq!(line.matches("nowatchdog").count(), 1);
+        assert!(!line.contains("nokaslr"), "{line}");
+    }
+
+    #[test]
+    fn only_kernel_parameters_count_as_given() {
+        let line = compose("foo=\"a idle=poll b\" -- console=tty0 panic=1", 7);
+        assert!(line.contains("idle=halt"), "a quoted value is no parameter: {line}");
+        assert!(line.contains("console=ttyS0") && line.contains("panic=-1"), "arguments of init: {line}");
+    }
+
+    #[test]
+    fn lines_that_a_kernel_would_cut_are_refused() {
+        assert!(check(&"x".repeat(10), 10).is_ok());
+        assert!(matches!(check(&"x".repeat(11), 10), Err(BootError::CmdlineTooLong { bytes: 11, max: 10 })));
+        assert!(matches!(check("a\0b", 10), Err(BootError::CmdlineBytes(1))));
+        assert!(matches!(check("a\nb", 10), Err(BootError::CmdlineBytes(1))));
+    }
+}

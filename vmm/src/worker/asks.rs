@@ -1,0 +1,141 @@
+//! Questions and orders of users, on whichever node they arrive.
+
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tessera_dsm::NodeId;
+use tracing::debug;
+
+use super::machine::GuestMachine;
+use super::node::Node;
+use crate::control::ask::{Answer, Ask, GuestStats, Outcome};
+use crate::control::ending::{EndCause, StopReason};
+use crate::control::frame::{self, FrameReader};
+
+/// How long another node may take to give its figures.
+const STATS_LIMIT: Duration = Duration::from_secs(2);
+/// How long a move may take.
+const MOVE_LIMIT: Duration = Duration::from_secs(20);
+/// How long a user's connection may be silent.
+const IDLE_LIMIT: Duration = Duration::from_secs(10);
+
+/// Serves one user's connection: question, answer, and so on until it closes.
+pub fn serve_user(node: &Arc<Node>, connection: TcpStream) {
+    let limited = connection.set_write_timeout(Some(IDLE_LIMIT));
+    let (mut writer, mut reader) = (&connection, FrameReader::new(&connection));
+    while limited.is_ok() {
+        let ask = match reader.read::<Ask>(Some(Instant::now() + IDLE_LIMIT)) {
+            Ok(ask) => ask,
+            Err(error) => {
+                debug!("a user's connection has ended: {error}");
+                return;
+            }
+        };
+        let outcome = answer_user(node, ask);
+        if frame::write(&mut writer, &outcome).is_err() {
+            return;
+        }
+    }
+}
+
+/// Answers a user, with the help of the other nodes where it takes them.
+pub fn answer_user(node: &Arc<Node>, ask: Ask) -> Outcome {
+    match ask {
+        Ask::Stats => Ok(Answer::Stats(Box::new(gather(node)))),
+        Ask::Move { vcpu, to } => {
+            let to = find_node(node, &to)?;
+            let from = place_of(&**machine(node)?, vcpu)?;
+            let order = Ask::MoveFromHere { vcpu, to };
+            match node.peers.link(from) {
+                None => answer_peer(node, order),
+                Some(link) => link.ask(order, Instant::now() + MOVE_LIMIT),
+            }
+        }
+        Ask::Stop => {
+            node.life.end(EndCause::Stopped(StopReason::Command));
+            Ok(Answer::Stopping)
+        }
+        Ask::Vcpus | Ask::NodeStats | Ask::MoveFromHere { .. } => answer_peer(node, ask),
+    }
+}
+
+/// Answers another node: only what this node can answer alone, so that no question goes in circles.
+pub fn answer_peer(node: &Arc<Node>, ask: Ask) -> Outcome {
+    match ask {
+        Ask::NodeStats => Ok(Answer::NodeStats(Box::new(node.stats()))),
+        Ask::Vcpus => Ok(Answer::Vcpus(machine(node)?.vcpus())),
+        Ask::MoveFromHere { vcpu, to } => {
+            if to.index() >= node.spec.nodes() {
+                return Err(format!("the guest has no {to}"));
+            }
+            if place_of(&**machine(node)?, vcpu)? == to {
+                return Err(format!("vCPU {vcpu} already is on {}", node.spec.host_name(to)));
+            }
+            machine(node)?.move_vcpu(vcpu, to).map(Answer::Moved)
+        }
+        Ask::Stats | Ask::Move { .. } | Ask::Stop => Err("this is not asked by one node of another".into()),
+    }
+}
+
+fn machine(node: &Node) -> Result<&Arc<dyn GuestMachine>, String> {
+    match node.running() {
+        Duration::ZERO => Err(format!("guest {} is still being started", node.spec.name)),
+        _ => node.machine().ok_or_else(|| "the guest has no machine".into()),
+    }
+}
+
+fn place_of(machine: &dyn GuestMachine, vcpu: u32) -> Result<NodeId, String> {
+    let vcpus = machine.vcpus();
+    match vcpus.iter().find(|known| known.vcpu == vcpu) {
+        Some(known) => Ok(known.node),
+        None => Err(format!("the guest has no vCPU {vcpu}: its vCPUs are 0 to {}", vcpus.len().saturating_sub(1))),
+    }
+}
+
+/// The node that a user means: by number, by its host's address, or by its host's name if only one has it.
+fn find_node(node: &Node, text: &str) -> Result<NodeId, String> {
+    let hosts = &node.spec.hosts;
+    let numbered = text.parse::<u8>().ok().filter(|&number| usize::from(number) < hosts.len());
+    if let Some(number) = numbered {
+        return Ok(NodeId(number));
+    }
+    let id = |index: usize| NodeId(index as u8);
+    if let Some(index) = hosts.iter().position(|host| host.address.to_string() == text) {
+        return Ok(id(index));
+    }
+    let named = |index: &usize| hosts[*index].hostname == text || hosts[*index].address.host() == text;
+    let mut fitting = (0..hosts.len()).filter(named);
+    match (fitting.next(), fitting.next()) {
+        (Some(index), None) => Ok(id(index)),
+        (Some(_), Some(_)) => Err(format!("{text:?} names several nodes: use a number or HOST:PORT")),
+        (None, _) => {
+            let known: Vec<_> =
+                hosts.iter().enumerate().map(|(index, host)| format!("{index} ({})", host.address)).collect();
+            Err(format!("{text:?} is no node of this guest: its nodes are {}", known.join(", ")))
+        }
+    }
+}
+
+/// The figures of all nodes. Those that are silent are named instead.
+fn gather(node: &Arc<Node>) -> GuestStats {
+    let by = Instant::now() + STATS_LIMIT;
+    let mut nodes = vec![node.stats()];
+    let mut silent = Vec::new();
+    std::thread::scope(|scope| {
+        let asked: Vec<_> = node
+            .peers
+            .links()
+            .iter()
+            .map(|link| (link, scope.spawn(move || link.ask(Ask::NodeStats, by))))
+            .collect();
+        for (link, answer) in asked {
+            match answer.join() {
+                Ok(Ok(Answer::NodeStats(stats))) if stats.node == link.node() => nodes.push(*stats),
+                _ => silent.push(node.spec.host_name(link.node())),
+            }
+        }
+    });
+    nodes.sort_by_key(|stats| stats.node);
+    GuestStats { guest: node.spec.name.clone(), running_ms: node.running().as_millis() as u64, nodes, silent }
+}

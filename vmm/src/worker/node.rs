@@ -1,0 +1,255 @@
+//! A node that is connected: its peers, its machine, and what it does with what the peers send.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use tessera_dsm::NodeId;
+use tracing::warn;
+
+use super::asks;
+use super::clock::{self, Clock};
+use super::console::ByteQueue;
+use super::life::Life;
+use super::machine::{GuestEvents, GuestMachine};
+use super::peers::{PeerLink, Peers};
+use crate::control::ending::EndCause;
+use crate::control::frame::{FrameError, FrameReader};
+use crate::control::guest::GuestSpec;
+use crate::control::peer::{PeerFrame, ASKS_OPEN_MAX};
+use crate::control::socket::{hang_up, DEAD_AFTER};
+use crate::control::stats::NodeStats;
+use crate::time::estimate::Round;
+
+/// How often a node says that it is alive.
+pub const ALIVE_EVERY: Duration = Duration::from_secs(1);
+/// After a silence of [`DEAD_AFTER`], how long to look for bytes that arrived while this process was not running.
+const LAST_LOOK: Duration = Duration::from_millis(100);
+
+/// A node of a guest.
+pub struct Node {
+    /// The guest.
+    pub spec: Arc<GuestSpec>,
+    /// Its end.
+    pub life: Arc<Life>,
+    /// The other nodes.
+    pub peers: Arc<Peers>,
+    /// This host's clock.
+    pub clock: Clock,
+    /// Console output on its way to the launcher.
+    pub output: Arc<ByteQueue>,
+    /// Console input on its way to the guest.
+    pub input: ByteQueue,
+    machine: OnceLock<Arc<dyn GuestMachine>>,
+    started: OnceLock<Instant>,
+    asks_open: AtomicUsize,
+}
+
+impl Node {
+    /// A node without a machine.
+    pub fn new(spec: Arc<GuestSpec>, life: Arc<Life>, peers: Arc<Peers>, clock: Clock) -> Self {
+        Node {
+            spec,
+            life,
+            peers,
+            clock,
+            output: Arc::new(ByteQueue::output()),
+            input: ByteQueue::input(),
+            machine: OnceLock::new(),
+            started: OnceLock::new(),
+            asks_open: AtomicUsize::new(0),
+        }
+    }
+
+    /// Gives the node its machine. Only the first one counts.
+    pub fn set_machine(&self, machine: Arc<dyn GuestMachine>) {
+        let _only_once = self.machine.set(machine);
+    }
+
+    /// The machine, once there is one.
+    pub fn machine(&self) -> Option<&Arc<dyn GuestMachine>> {
+        self.machine.get()
+    }
+
+    /// The vCPUs run from now on.
+    pub fn set_started(&self) {
+        let _only_once = self.started.set(Instant::now());
+    }
+
+    /// For how long the vCPUs have been running.
+    pub fn running(&self) -> Duration {
+        self.started.get().map_or(Duration::ZERO, Instant::elapsed)
+    }
+
+    /// The address of this node's daemon.
+    pub fn host(&self) -> String {
+        self.spec.host_name(self.spec.me)
+    }
+
+    /// What the machine tells of itself goes here.
+    pub fn events(self: &Arc<Self>) -> Arc<dyn GuestEvents> {
+        Arc::new(Events {
+            spec: self.spec.clone(),
+            life: self.life.clone(),
+            peers: self.peers.clone(),
+            output: self.output.clone(),
+        })
+    }
+
+    /// This node's figures.
+    pub fn stats(&self) -> NodeStats {
+        let mut stats = NodeStats::empty(self.spec.me, self.host());
+        stats.clock = self.clock.stats();
+        if let Some(machine) = self.machine() {
+            machine.fill_stats(&mut stats);
+            stats.vcpus = machine.vcpus();
+            stats.vcpus.retain(|vcpu| vcpu.node == self.spec.me);
+        }
+        stats
+    }
+
+    /// Starts the two threads of each peer: one reads what it sends, one tells it that this node is alive.
+    ///
+    /// # Errors
+    /// When a thread cannot be started.
+    pub fn start_peer_threads(self: &Arc<Self>) -> std::io::Result<()> {
+        for link in self.peers.links() {
+            let number = link.node().0;
+            let thread = |name: String| std::thread::Builder::new().name(name);
+            let (node, reading) = (self.clone(), link.clone());
+            thread(format!("peer{number}")).spawn(move || node.read_peer(&reading))?;
+            let (node, telling) = (self.clone(), link.clone());
+            thread(format!("alive{number}")).spawn(move || node.tell_alive(&telling))?;
+        }
+        Ok(())
+    }
+
+    fn tell_alive(&self, link: &PeerLink) {
+        let compare = link.node() == NodeId::HOME && !self.clock.is_same_machine();
+        while self.life.cause().is_none() {
+            let pages_alone = self.machine().map_or(0, |machine| machine.pages_alone());
+            let mut sent = link.send(&PeerFrame::Alive { pages_alone });
+            if compare && sent.is_ok() {
+                sent = link.send(&PeerFrame::ClockPing { sent: clock::tsc() });
+            }
+            if sent.is_err() {
+                // The reader finds the connection ended and says why.
+                return;
+            }
+            std::thread::sleep(ALIVE_EVERY);
+        }
+    }
+
+    fn read_peer(self: &Arc<Self>, link: &Arc<PeerLink>) {
+        let mut reader = FrameReader::new(link.writer().socket());
+        let how = loop {
+            let frame = match reader.read::<PeerFrame>(Some(Instant::now() + DEAD_AFTER)) {
+                Err(FrameError::TimedOut) => reader.read(Some(Instant::now() + LAST_LOOK)),
+                other => other,
+            };
+            match frame {
+                Ok(frame) => {
+                    if let Err(what) = self.act(link, frame) {
+                        self.life.end(self.fault_of(link, what));
+                        break None;
+                    }
+                }
+                Err(FrameError::TimedOut) => break Some(format!("nothing heard for {} s", DEAD_AFTER.as_secs())),
+                Err(error @ (FrameError::Malformed { .. } | FrameError::TooLarge { .. })) => {
+                    self.life.end(self.fault_of(link, error.to_string()));
+                    break None;
+                }
+                Err(error) => break Some(link.writer().failure().map_or_else(|| error.to_string(), String::from)),
+            }
+        };
+        if let Some(how) = how {
+            // After an end this is how every connection goes; then the first cause stays.
+            self.life.end(link.loss(how));
+        }
+        self.peers.has_ended(link);
+        hang_up(link.writer().socket());
+    }
+
+    /// A peer did what no node does.
+    fn fault_of(&self, link: &PeerLink, what: String) -> EndCause {
+        let (node, host) = (link.node(), self.spec.host_name(link.node()));
+        EndCause::Failed { node, host, what: format!("it sent what cannot be used: {what}") }.tidied()
+    }
+
+    /// Does what a peer's frame asks. An error says what is wrong with the frame.
+    fn act(self: &Arc<Self>, link: &Arc<PeerLink>, frame: PeerFrame) -> Result<(), String> {
+        match frame {
+            PeerFrame::Machine(message) => match self.machine() {
+                Some(machine) => machine.deliver(link.node(), &message)?,
+                None => return Err("a message for a machine that is not there yet".into()),
+            },
+            PeerFrame::Alive { pages_alone } => link.heard_pages_alone(pages_alone),
+            PeerFrame::ClockPing { sent } => {
+                // If it cannot be sent, the next read finds the connection ended.
+                let _lost = link.send(&PeerFrame::ClockPong { sent, there: clock::tsc() });
+            }
+            PeerFrame::ClockPong { sent, there } if link.node() == NodeId::HOME => {
+                self.clock.add(Round { sent, there, back: clock::tsc() });
+            }
+            PeerFrame::ClockPong { .. } | PeerFrame::ClocksCompared => {
+                return Err("a clock comparison that nobody asked for".into());
+            }
+            PeerFrame::Ask { id, ask } => self.answer_on_a_thread(link, id, ask),
+            PeerFrame::Answer { id, outcome } => link.answered(id, *outcome),
+            PeerFrame::Ending(cause) => {
+                self.life.end(cause.tidied());
+                self.peers.has_ended(link);
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers a peer's question without keeping its reader: a move waits for what the reader delivers.
+    fn answer_on_a_thread(self: &Arc<Self>, link: &Arc<PeerLink>, id: u64, ask: crate::control::ask::Ask) {
+        let open = self.asks_open.fetch_add(1, Ordering::SeqCst);
+        let (node, back) = (self.clone(), link.clone());
+        let answer = move || {
+            let outcome =
+                if open < ASKS_OPEN_MAX { asks::answer_peer(&node, ask) } else { Err("too many questions".into()) };
+            node.asks_open.fetch_sub(1, Ordering::SeqCst);
+            let _lost = back.send(&PeerFrame::Answer { id, outcome: Box::new(outcome) });
+        };
+        if open >= 2 * ASKS_OPEN_MAX {
+            // Who floods does not even get a thread to be refused on.
+            self.asks_open.fetch_sub(1, Ordering::SeqCst);
+        } else if let Err(error) = std::thread::Builder::new().name("ask".into()).spawn(answer) {
+            self.asks_open.fetch_sub(1, Ordering::SeqCst);
+            warn!("cannot answer a question: {error}");
+        }
+    }
+}
+
+/// Where the machine tells what happens.
+struct Events {
+    spec: Arc<GuestSpec>,
+    life: Arc<Life>,
+    peers: Arc<Peers>,
+    output: Arc<ByteQueue>,
+}
+
+impl GuestEvents for Events {
+    fn console(&self, bytes: &[u8]) {
+        self.output.put(bytes);
+    }
+
+    fn ended(&self, cause: EndCause) {
+        self.life.end(cause);
+    }
+
+    fn failed(&self, what: String) {
+        let (node, host) = (self.spec.me, self.spec.host_name(self.spec.me));
+        self.life.end(EndCause::Failed { node, host, what }.tidied());
+    }
+
+    fn peer_lost(&self, node: NodeId, how: String) {
+        // The data connections of a guest that ends close too. Then the control connection has said so, or is about to.
+        if let Some(link) = self.peers.link(node) {
+            self.life.end_unless_explained(link.loss(how));
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! A guest over several nodes in one process: real KVM, real pagers over loopback TCP, control messages over
+//! channels (encoded as in the product), with a place where tests meddle with them.
+
+#![allow(dead_code, reason = "each test file uses its own part of this")]
+
+use std::fs::File;
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::sync::mpsc::{channel, Receiver, Sender};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use kvm_ioctls::Kvm;
+use tessera_devices::GuestEnd;
+use tessera_dsm::memory::NodeMemory;
+use tessera_dsm::pager::{Pager, PagerConfig, Tracking};
+use tessera_dsm::protocol::LeasePolicy;
+use tessera_dsm::NodeId;
+use tessera_migration::VcpuId;
+use tessera_vmm::boot::{self, BootSpec, BootVcpu};
+use tessera_vmm::cpuid;
+use tessera_vmm::machine::{
+    Machine, MachineEvents, MachineSpec, PeerLost, PeerMessage, PeerSink, VcpuSpec,
+};
+
+/// No test guest runs longer: a hang, not a measure.
+pub const HANG: Duration = Duration::from_secs(300);
+
+/// What becomes of a control message.
+pub enum Verdict {
+    /// It arrives.
+    Pass,
+    /// The link is down.
+    Cut,
+}
+
+/// Decides about control messages: from, to, message.
+pub type Meddler = Arc<dyn Fn(NodeId, NodeId, &PeerMessage) -> Verdict + Send + Sync>;
+
+/// What to run.
+pub struct ClusterSpec {
+    pub payload: &'static str,
+    pub cmdline: String,
+    /// The node of each vCPU.
+    pub vcpus: Vec<u8>,
+    pub nodes: u8,
+    pub memory_mib: u64,
+    pub meddler: Option<Meddler>,
+}
+
+impl ClusterSpec {
+    /// The general payload with `test=...` and so on, vCPUs spread over the nodes in turn.
+    pub fn payload(cmdline: &str, nodes: u8, vcpus: usize) -> Self {
+        ClusterSpec {
+            payload: "tessera-payload",
+            cmdline: cmdline.into(),
+            vcpus: (0..vcpus).map(|index| (index % usize::from(nodes)) as u8).collect(),
+            nodes,
+            memory_mib: 64,
+            meddler: None,
+        }
+    }
+
+    pub fn meddle(mut self, meddler: impl Fn(NodeId, NodeId, &PeerMessage) -> Verdict + Send + Sync + 'static) -> Self {
+        self.meddler = Some(Arc::new(meddler));
+        self
+    }
+}
+
+/// Where a payload lies: `TESSERA_PAYLOADS`, else where cargo puts it.
+pub fn payload_path(name: &str) -> PathBuf {
+    let folder = std::env::var_os("TESSERA_PAYLOADS").map_or_else(
+        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../guest/payload/target/release"),
+        PathBuf::from,
+    );
+    let path = folder.join(name);
+    assert!(path.exists(), "{} is missing: `cargo xtask test` builds the payloads first", path.display());
+    path
+}
+
+#[derive(Default)]
+struct Seen {
+    console: Vec<u8>,
+    end: Option<GuestEnd>,
+    failures: Vec<String>,
+}
+
+/// Hears all nodes.
+#[derive(Default)]
+pub struct Listener {
+    seen: Mutex<Seen>,
+    changed: Condvar,
+}
+
+impl MachineEvents for Listener {
+    fn console(&self, bytes: &[u8]) {
+        self.seen.lock().expect("no panic").console.extend_from_slice(bytes);
+        self.changed.notify_all();
+    }
+
+    fn guest_end(&self, end: GuestEnd) {
+        self.seen.lock().expect("no panic").end.get_or_insert(end);
+        self.changed.notify_all();
+    }
+
+    fn failed(&self, why: String) {
+        self.seen.lock().expect("no panic").failures.push(why);
+        self.changed.notify_all();
+    }
+
+    fn placed(&self, _: VcpuId, _: NodeId) {}
+}
+
+/// Sends to the other machines of the process.
+struct Wires {
+    me: NodeId,
+    to: Vec<Mutex<Sender<(NodeId, Vec<u8>)>>>,
+    meddler: Option<Meddler>,
+}
+
+impl PeerSink for Wires {
+    fn send(&self, to: NodeId, message: PeerMessage) -> Result<(), PeerLost> {
+        if let Some(meddler) = &self.meddler {
+            if matches!(meddler(self.me, to, &message), Verdict::Cut) {
+                return Err(PeerLost(to));
+            }
+        }
+        let bytes = postcard::to_stdvec(&message).expect("encodes");
+        self.to[to.index()].lock().expect("no panic").send((self.me, bytes)).map_err(|_| PeerLost(to))
+    }
+}
+
+pub struct Node {
+    pub machine: Arc<Machine>,
+    pub pager: Pager,
+    pub memory: Arc<NodeMemory>,
+    reader: Option<JoinHandle<()>>,
+}
+
+/// A running guest.
+pub struct Cluster {
+    pub nodes: Vec<Node>,
+    listener: Arc<Listener>,
+    lines: Vec<Sender<(NodeId, Vec<u8>)>>,
+}
+
+impl Cluster {
+    pub fn start(spec: ClusterSpec) -> Cluster {
+        let nodes = usize::from(spec.nodes);
+        let layout = boot::layout_for(spec.memory_mib << 20, nodes).expect("layout");
+        let mut per_node = vec![0u32; nodes];
+        spec.vcpus.iter().for_each(|&node| per_node[usize::from(node)] += 1);
+        let mut ids: Vec<(u32, NodeId)> = cpuid::apic_ids(&per_node).expect("few enough");
+        let vcpus: Vec<VcpuSpec> = spec
+            .vcpus
+            .iter()
+            .map(|&node| {
+                let at = ids.iter().position(|&(_, of)| of == NodeId(node)).expect("counted");
+                let (apic_id, node) = ids.remove(at);
+                VcpuSpec { apic_id, node }
+            })
+            .collect();
+        let kvm = Kvm::new().expect("/dev/kvm");
+        let supported = kvm.get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES).expect("CPUID").as_slice().to_vec();
+        let tsc_khz = tsc_khz(&kvm);
+        let memories: Vec<_> = (0..nodes).map(|_| NodeMemory::new(layout.clone()).expect("memory")).collect();
+        let apics: Vec<String> = vcpus.iter().map(|vcpu| vcpu.apic_id.to_string()).collect();
+        let boot_spec = BootSpec {
+            kernel: File::open(payload_path(spec.payload)).expect("payload"),
+            initramfs: None,
+            cmdline: format!("apic={} tsc_khz={tsc_khz} {}", apics.join(","), spec.cmdline),
+            vcpus: vcpus.iter().map(|v| BootVcpu { apic_id: v.apic_id, node: v.node }).collect(),
+        };
+        let image = boot::load(&memories[0].alias_view(), &layout, &boot_spec).expect("loads");
+        let listener = Arc::new(Listener::default());
+        let (lines, inboxes): (Vec<_>, Vec<_>) = (0..nodes).map(|_| channel::<(NodeId, Vec<u8>)>()).unzip();
+        let mut mesh = mesh(nodes);
+        let tsc_offset_ticks = -(tessera_vmm::kvm::host_tsc() as i64);
+        let mut built = Vec::new();
+        for (index, (memory, inbox)) in memories.into_iter().zip(inboxes).enumerate() {
+            let me = NodeId(index as u8);
+            let tracking = if nodes == 1 { Tracking::Off } else { Tracking::On };
+            let config = PagerConfig {
+                me,
+                nodes: spec.nodes,
+                preloaded: image.written.clone(),
+                lease: LeasePolicy::default(),
+                tracking,
+            };
+            let hears = Arc::clone(&listener);
+            let on_failure = Box::new(move |failure: tessera_dsm::pager::PagerFailure| {
+                hears.failed(format!("pager of {me}: {failure}"));
+            });
+            let pager =
+                Pager::start(config, Arc::clone(&memory), std::mem::take(&mut mesh[index]), on_failure).expect("pager");
+            let wires = Wires {
+                me,
+                to: lines.iter().map(|line| Mutex::new(line.clone())).collect(),
+                meddler: spec.meddler.clone(),
+            };
+            let machine_spec = MachineSpec {
+                me,
+                nodes: spec.nodes,
+                layout: layout.clone(),
+                vcpus: vcpus.clone(),
+                cpuid: cpuid::levelled(&[supported.clone()]).expect("levels"),
+                tsc_khz,
+                tsc_offset_ticks,
+            };
+            let machine = Machine::new(machine_spec, &memory, Arc::new(wires), Arc::clone(&listener) as _).expect("machine");
+            let reader = Some(read(inbox, Arc::clone(&machine)));
+            built.push(Node { machine, pager, memory, reader });
+        }
+        built[0].machine.set_entry(&image.entry).expect("entry");
+        for node in &built {
+            node.machine.start().expect("starts");
+        }
+        Cluster { nodes: built, listener, lines }
+    }
+
+    /// Where `vcpu` is, asked of the node that says that it has it.
+    pub fn place(&self, vcpu: VcpuId) -> NodeId {
+        let says = |node: &Node| node.machine.vcpus()[vcpu.index()].node;
+        let own = |index: usize| says(&self.nodes[index]) == NodeId(index as u8);
+        (0..self.nodes.len()).find(|&index| own(index)).map_or_else(|| says(&self.nodes[0]), |i| NodeId(i as u8))
+    }
+
+    /// Moves a vCPU from where it is.
+    pub fn move_vcpu(
+        &self,
+        vcpu: VcpuId,
+        to: NodeId,
+    ) -> Result<tessera_vmm::machine::MoveReport, tessera_migration::handover::Refusal> {
+        self.nodes[self.place(vcpu).index()].machine.move_vcpu(vcpu, to)
+    }
+
+    pub fn ended(&self) -> bool {
+        let seen = self.listener.seen.lock().expect("no panic");
+        seen.end.is_some() || !seen.failures.is_empty()
+    }
+
+    /// Waits until the console shows `text`.
+    pub fn wait_for(&self, text: &str) {
+        self.wait_until(&format!("the console shows {text:?}"), |seen| {
+            String::from_utf8_lossy(&seen.console).contains(text)
+        });
+    }
+
+    /// Waits for the guest's end, stops all nodes, and gives the console's text.
+    pub fn finish(mut self) -> (GuestEnd, String) {
+        self.wait_until("the guest ends", |seen| seen.end.is_some());
+        self.take_down();
+        let seen = self.listener.seen.lock().expect("no panic");
+        let console = String::from_utf8_lossy(&seen.console).into_owned();
+        println!("{console}");
+        (seen.end.expect("waited for"), console)
+    }
+
+    /// As [`Cluster::finish`], and the payload must have passed.
+    pub fn expect_pass(self) -> String {
+        let (end, console) = self.finish();
+        assert_eq!(end, GuestEnd::PayloadExit(0), "the payload failed");
+        console
+    }
+
+    /// What the nodes said about failures so far.
+    pub fn failures(&self) -> Vec<String> {
+        self.listener.seen.lock().expect("no panic").failures.clone()
+    }
+
+    fn wait_until(&self, what: &str, done: impl Fn(&Seen) -> bool) {
+        let deadline = Instant::now() + HANG;
+        let mut seen = self.listener.seen.lock().expect("no panic");
+        while !done(&seen) {
+            let console = String::from_utf8_lossy(&seen.console).into_owned();
+            assert!(seen.failures.is_empty(), "{:?}; console:\n{console}", seen.failures);
+            assert!(seen.end.is_none(), "ended with {:?} before {what}; console:\n{console}", seen.end);
+            let left = deadline.checked_duration_since(Instant::now());
+            let left = left.unwrap_or_else(|| panic!("hangs before {what}; console:\n{console}"));
+            seen = self.listener.changed.wait_timeout(seen, left).expect("no panic").0;
+        }
+    }
+
+    fn take_down(&mut self) {
+        self.nodes.iter().for_each(|node| node.machine.quit());
+        self.nodes.iter().for_each(|node| drop(node.pager.stop()));
+        self.nodes.iter().for_each(|node| node.machine.join());
+        self.lines.clear();
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.take_down();
+    }
+}
+
+fn read(inbox: Receiver<(NodeId, Vec<u8>)>, machine: Arc<Machine>) -> JoinHandle<()> {
+    // Weak: the reader ends with the wires, which the machines hold.
+    let machine = Arc::downgrade(&machine);
+    std::thread::spawn(move || {
+        for (from, bytes) in inbox {
+            let message = postcard::from_bytes(&bytes).expect("decodes");
+            let Some(machine) = machine.upgrade() else { return };
+            machine.deliver(from, message);
+        }
+    })
+}
+
+/// A loopback connection between each two nodes.
+fn mesh(nodes: usize) -> Vec<Vec<(NodeId, TcpStream)>> {
+    let mut mesh: Vec<Vec<(NodeId, TcpStream)>> = (0..nodes).map(|_| Vec::new()).collect();
+    for low in 0..nodes {
+        for high in low + 1..nodes {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+            let there = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
+            let (here, _) = listener.accept().expect("accept");
+            mesh[low].push((NodeId(high as u8), here));
+            mesh[high].push((NodeId(low as u8), there));
+        }
+    }
+    mesh
+}
+
+fn tsc_khz(kvm: &Kvm) -> u32 {
+    let vm = kvm.create_vm().expect("VM");
+    let vcpu = vm.create_vcpu(0).expect("vCPU");
+    vcpu.get_tsc_khz().expect("TSC frequency")
+}
