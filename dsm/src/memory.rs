@@ -248,8 +248,11 @@ fn alias_mapping(layout: &Layout, file: &Arc<File>) -> Result<GuestMemoryMmap, M
     for region in layout.regions() {
         let bytes = region.pages * PAGE_BYTES as u64;
         let backing = FileOffset::from_arc(file.clone(), offset);
-        let mapped =
-            GuestRegionMmap::<()>::from_range(GuestAddress(region.start.gpa()), bytes as usize, Some(backing))?;
+        let mapped = GuestRegionMmap::<()>::from_range(
+            GuestAddress(region.start.gpa()),
+            bytes as usize,
+            Some(backing),
+        )?;
         advise(mapped.as_ptr().cast(), bytes)?;
         regions.push(mapped);
         offset += bytes;

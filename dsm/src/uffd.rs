@@ -314,7 +314,12 @@ impl Userfaultfd {
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => 0,
             Err(errno) => {
                 let (address, length) = (0, raw.len() as u64);
-                return Err(UffdError::Operation { operation: "read", address, length, source: errno.into() });
+                return Err(UffdError::Operation {
+                    operation: "read",
+                    address,
+                    length,
+                    source: errno.into(),
+                });
             }
         };
         let mut found = 0;
@@ -374,7 +379,8 @@ fn parse(message: &[u8]) -> Option<Fault> {
 /// Opens the descriptor: through the device first, whose file permissions an administrator can set; then with the
 /// system call, which wants `CAP_SYS_PTRACE` or `vm.unprivileged_userfaultfd`.
 fn open_descriptor() -> Result<OwnedFd, UffdError> {
-    let device = OpenOptions::new().read(true).write(true).custom_flags(libc::O_CLOEXEC).open("/dev/userfaultfd");
+    let device =
+        OpenOptions::new().read(true).write(true).custom_flags(libc::O_CLOEXEC).open("/dev/userfaultfd");
     if let Ok(device) = device {
         let flags = (libc::O_CLOEXEC | libc::O_NONBLOCK) as libc::c_ulong;
         // SAFETY: the request takes open flags by value and gives a new descriptor or -1.

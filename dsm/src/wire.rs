@@ -57,10 +57,12 @@ pub enum Kind {
     Invalidated = 7,
     /// [`Message::Done`]
     Done = 8,
+    /// [`Message::Hurry`]
+    Hurry = 9,
 }
 
 impl Kind {
-    const ALL: [Kind; 8] = [
+    const ALL: [Kind; 9] = [
         Kind::Request,
         Kind::GrantExtent,
         Kind::AlreadyYours,
@@ -69,6 +71,7 @@ impl Kind {
         Kind::Grant,
         Kind::Invalidated,
         Kind::Done,
+        Kind::Hurry,
     ];
 }
 
@@ -160,6 +163,11 @@ pub fn encode(message: &Message, zero_page: bool) -> [u8; FRAME_BYTES] {
             header.kind = Kind::Invalidate as u8;
             header.txn = U32::new(txn.0);
             header.requester = requester.0;
+        }
+        Message::Hurry { txn, turn, .. } => {
+            header.kind = Kind::Hurry as u8;
+            header.txn = U32::new(txn.0);
+            header.turn = U32::new(turn.0);
         }
         Message::Grant { txn, rights, page, acks, .. } => {
             header.kind = Kind::Grant as u8;
@@ -277,6 +285,7 @@ impl Reader {
             }
             Kind::Invalidated => Message::Invalidated { gfn, txn },
             Kind::Done => Message::Done { gfn, txn },
+            Kind::Hurry => Message::Hurry { gfn, txn, turn },
         };
         Ok((message, Body::None))
     }
@@ -324,7 +333,7 @@ mod tests {
         let turn = any::<u32>().prop_map(Turn);
         let node = (0..NODES_MAX as u8).prop_map(NodeId);
         let acks = 0..NODES_MAX as u8;
-        (0..8u8, gfn, txn, turn, node, access(), acks, any::<bool>()).prop_map(
+        (0..9u8, gfn, txn, turn, node, access(), acks, any::<bool>()).prop_map(
             |(kind, gfn, txn, turn, requester, access, acks, flag)| match kind {
                 0 => Message::Request { gfn, access, held: flag, turn },
                 1 => Message::GrantExtent { gfn, txn },
@@ -333,6 +342,7 @@ mod tests {
                 4 => Message::Invalidate { gfn, txn, requester, turn },
                 5 => Message::Grant { gfn, txn, rights: access, page: flag, acks },
                 6 => Message::Invalidated { gfn, txn },
+                7 => Message::Hurry { gfn, txn, turn },
                 _ => Message::Done { gfn, txn },
             },
         )
@@ -355,7 +365,7 @@ mod tests {
         }
 
         #[test]
-        fn garbage_is_refused_or_means_exactly_what_it_says(bytes: [u8; FRAME_BYTES], kind in 0..10u8) {
+        fn garbage_is_refused_or_means_exactly_what_it_says(bytes: [u8; FRAME_BYTES], kind in 0..11u8) {
             let mut bytes = bytes;
             bytes[0] = kind;
             if let Ok(frame) = decode(&bytes) {
@@ -396,7 +406,7 @@ mod tests {
         };
         let wrong = |field, value| Err(WireError::Field { kind: 4, field, value });
         assert_eq!(field(0, 0), Err(WireError::Kind(0)));
-        assert_eq!(field(0, 9), Err(WireError::Kind(9)));
+        assert_eq!(field(0, 10), Err(WireError::Kind(10)));
         assert_eq!(field(1, FLAG_PAGE), wrong("flags", 1));
         assert_eq!(field(2, 0), wrong("access", 0));
         assert_eq!(field(2, 3), wrong("access", 3));

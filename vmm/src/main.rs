@@ -1,2 +1,7 @@
 //! The `tessera` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tessera_vmm::cli::main(std::env::args_os())
+}

@@ -16,3 +16,15 @@ fn all_vcpus_start_across_nodes() {
     Cluster::start(ClusterSpec::payload("test=smp", 2, 2)).expect_pass();
     Cluster::start(ClusterSpec::payload("test=smp", 3, 6)).expect_pass();
 }
+
+/// Any payload by hand: `NODES=3 VCPUS=3 CMDLINE='test=mp rounds=100' MOVES=1000 cargo test ... by_hand -- --ignored`
+#[test]
+#[ignore = "a tool for whoever looks for a fault"]
+fn by_hand() {
+    let number = |name: &str, default: usize| {
+        std::env::var(name).ok().map_or(default, |text| text.parse().expect("a number"))
+    };
+    let cmdline = std::env::var("CMDLINE").unwrap_or_else(|_| "test=smp".into());
+    let spec = ClusterSpec::payload(&cmdline, number("NODES", 2) as u8, number("VCPUS", 2));
+    Cluster::start(spec).expect_pass();
+}

@@ -56,7 +56,7 @@ impl Word {
 }
 
 /// What came out.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Outcome {
     /// The launcher's exit status: 0 when the guest powered off.
     pub status: i32,
@@ -84,8 +84,12 @@ impl Outcome {
     /// # Errors
     /// What is wrong, with the end of the console.
     pub fn check(&self) -> Result<()> {
+        let bad = self.results.iter().find(|result| result["ok"] != true);
         let wrong = match (self.status, &self.ready, self.log_problems) {
-            (0, Some(_), Some(0)) => return Ok(()),
+            (0, Some(_), Some(0)) => match bad {
+                None => return Ok(()),
+                Some(bad) => format!("a program of the guest found something wrong: {bad}"),
+            },
             (0, None, _) => "the guest never said that it is up".to_owned(),
             (0, _, None) => "the guest powered off before it had said all".to_owned(),
             (0, _, Some(count)) => format!("{count} lines of the guest's kernel log tell of trouble"),
@@ -116,7 +120,7 @@ pub fn run(cluster: &Cluster, spec: &GuestSpec, follower: &mut dyn Follower) -> 
     let hosts = addresses.get(..spec.hosts).with_context(|| format!("{} hosts wanted", spec.hosts))?;
     let mut launcher = cluster.launch(&arguments(cluster, spec, hosts)?)?;
     let started = Instant::now();
-    let mut watch = Watch { started, ready_at: None, outcome: empty(), line: Vec::new() };
+    let mut watch = Watch { started, ready_at: None, outcome: Outcome::default(), line: Vec::new() };
     loop {
         match launcher.next_before(started + spec.limit)? {
             Some(Event::Out(bytes)) => {
@@ -167,20 +171,6 @@ fn arguments(cluster: &Cluster, spec: &GuestSpec, hosts: &[String]) -> Result<Ve
         &cluster.report_path(),
     ];
     Ok(words.map(str::to_owned).to_vec())
-}
-
-fn empty() -> Outcome {
-    Outcome {
-        status: -1,
-        boot: None,
-        workload: None,
-        ready: None,
-        results: Vec::new(),
-        log_problems: None,
-        console_tail: String::new(),
-        launcher_said: String::new(),
-        report: None,
-    }
 }
 
 struct Watch {
@@ -260,7 +250,8 @@ mod tests {
 
     #[test]
     fn words_may_come_in_pieces() {
-        let mut watch = Watch { started: Instant::now(), ready_at: None, outcome: empty(), line: Vec::new() };
+        let mut watch =
+            Watch { started: Instant::now(), ready_at: None, outcome: Outcome::default(), line: Vec::new() };
         let console =
             "boot\r\nTESSERA-READY {}\r\nTESSERA-RESULT {\"sum\":\"ä\"}\r\nTESSERA-LOG-PROBLEMS 0\r\n";
         for byte in console.as_bytes() {
@@ -273,13 +264,15 @@ mod tests {
 
     #[test]
     fn a_guest_is_well_only_if_it_powered_off_without_trouble() {
-        let well = Outcome { status: 0, ready: Some(json!({})), log_problems: Some(0), ..empty() };
+        let well = Outcome { status: 0, ready: Some(json!({})), log_problems: Some(0), ..Outcome::default() };
         well.check().unwrap();
+        let results = vec![json!({"program": "clocks", "ok": true}), json!({"program": "mgs", "ok": false})];
         for bad in [
-            Outcome { status: 10, ready: Some(json!({})), log_problems: Some(0), ..empty() },
-            Outcome { status: 0, ready: None, log_problems: Some(0), ..empty() },
-            Outcome { status: 0, ready: Some(json!({})), log_problems: None, ..empty() },
-            Outcome { status: 0, ready: Some(json!({})), log_problems: Some(1), ..empty() },
+            Outcome { results, ready: Some(json!({})), log_problems: Some(0), ..Outcome::default() },
+            Outcome { status: 10, ready: Some(json!({})), log_problems: Some(0), ..Outcome::default() },
+            Outcome { status: 0, ready: None, log_problems: Some(0), ..Outcome::default() },
+            Outcome { status: 0, ready: Some(json!({})), log_problems: None, ..Outcome::default() },
+            Outcome { status: 0, ready: Some(json!({})), log_problems: Some(1), ..Outcome::default() },
         ] {
             bad.check().unwrap_err();
         }

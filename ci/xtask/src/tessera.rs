@@ -60,8 +60,20 @@ pub struct NodeStats {
 /// What `tessera run --json-report` writes at the guest's end.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Report {
-    /// By node.
-    pub nodes: Vec<NodeStats>,
+    lives: Vec<Life>,
+}
+
+/// The guest from a start to a reset or its end.
+#[derive(Clone, Debug, Deserialize)]
+struct Life {
+    nodes: Vec<NodeStats>,
+}
+
+impl Report {
+    /// The figures of the nodes in the guest's last life.
+    pub fn nodes(&self) -> &[NodeStats] {
+        self.lives.last().map_or(&[], |life| &life.nodes)
+    }
 }
 
 /// A vCPU and where it is.
@@ -130,6 +142,14 @@ impl Control {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_life_of_a_guest_counts() {
+        let node = |bytes: u64| serde_json::json!({"node": 0, "memory": {"resident_bytes": 1}, "faults": [], "traffic": {"bytes_out": bytes}});
+        let report = serde_json::json!({"lives": [{"nodes": [node(1)]}, {"nodes": [node(2), node(3)]}]});
+        let report: Report = serde_json::from_value(report).unwrap();
+        assert_eq!(report.nodes().iter().map(|node| node.traffic.bytes_out).collect::<Vec<_>>(), [2, 3]);
+    }
 
     #[test]
     fn a_failing_tessera_is_an_error_with_its_words() {

@@ -1,5 +1,6 @@
 //! The pager thread: events into the protocol core, its actions out.
 
+use std::io;
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -28,6 +29,10 @@ const FAULTS: u64 = u64::MAX;
 const BELL: u64 = u64::MAX - 1;
 /// Most descriptors told of in one wait.
 const READY_MAX: usize = 64;
+
+/// Messages of one peer that are handled before what they gave rise to is sent: few enough that no answer waits long
+/// for the next one's ioctls, enough that a burst does not cost a system call for each.
+const MESSAGES_PER_FLUSH: u32 = 4;
 
 /// Whether the thread goes on.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -166,6 +171,7 @@ impl Driver {
             match command {
                 Command::Stop => return,
                 Command::Stats(reply) => self.tell_stats(&reply),
+                Command::RealTime(reply) => tell_real_time(&reply),
                 Command::Borrow(_) | Command::Return(_) => {}
             }
         }
@@ -192,11 +198,16 @@ impl Driver {
         }
         let Some(Some(peer)) = self.peers.get_mut(from.index()) else { return Ok(()) };
         peer.connection.fill().map_err(|error| lost(from, &error))?;
+        let mut unsent = 0;
         while let Some((message, body)) = self.next_message(from)? {
             self.handle(Event::Message { from, message }, body)?;
-            self.flush()?;
+            unsent += 1;
+            if unsent == MESSAGES_PER_FLUSH {
+                self.flush()?;
+                unsent = 0;
+            }
         }
-        Ok(())
+        self.flush()
     }
 
     /// The next frame of those that have come from a peer; its page, if any, is then in `received`.
@@ -219,6 +230,7 @@ impl Driver {
                 Ok(Command::Borrow(request)) => self.begin_borrow(request)?,
                 Ok(Command::Return(run)) => self.give_back(run)?,
                 Ok(Command::Stats(reply)) => self.tell_stats(&reply),
+                Ok(Command::RealTime(reply)) => tell_real_time(&reply),
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return Ok(Flow::Stop),
                 Err(TryRecvError::Empty) => return Ok(Flow::Continue),
             }
@@ -308,7 +320,9 @@ impl Driver {
             Action::Protect { gfn } => return self.pages.protect(gfn).map_err(failed_here),
             Action::Discard { gfn } => return self.pages.discard(gfn).map_err(failed_here),
             Action::SplitExtent { extent } => return self.pages.split_extent(extent).map_err(failed_here),
-            Action::Unprotect { gfn } => self.pages.unprotect(gfn).map(|()| Served::Page(gfn)).map_err(failed_here)?,
+            Action::Unprotect { gfn } => {
+                self.pages.unprotect(gfn).map(|()| Served::Page(gfn)).map_err(failed_here)?
+            }
             Action::Wake { gfn, rights } => {
                 self.pages.wake(gfn, rights).map_err(failed_here)?;
                 match rights {
@@ -413,6 +427,16 @@ fn drop_strays(node: &Node, memory: &NodeMemory) -> Result<(), PagerError> {
         }
     }
     Ok(())
+}
+
+/// Gives the calling thread the lowest real-time priority.
+fn tell_real_time(reply: &SyncSender<io::Result<()>>) {
+    let parameters = libc::sched_param { sched_priority: 1 };
+    // SAFETY: 0 is the calling thread, and the parameters live through the call.
+    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &parameters) };
+    let result = if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) };
+    // It fails only if nobody waits for the answer any more.
+    let _ = reply.send(result);
 }
 
 /// Has `epoll` tell when the descriptor is readable.

@@ -1,11 +1,15 @@
 //! What the pager does to the guest's pages: each [`Action`](crate::protocol::Action) about memory as ioctls.
 //!
 //! **Untouched pages.** A page may be this node's to write and still be absent: in an extent that was owned as a
-//! whole and is tracked again. Such a page reads as zero. It must never be left to
-//! the kernel's own devices while it is tracked, so this module remembers which pages may be in that state, and puts
-//! a page of zeros there at the first occasion: when the guest waits for it, or before it is write-protected (a
-//! protected absent page would otherwise be reported as missing for ever, with nobody allowed to fill it for
-//! writing). The record may say "untouched" of a page that is there by now; filling it then finds it (`EEXIST`).
+//! whole and is tracked again. Such a page reads as zero, but while it is tracked somebody must put the zeros there:
+//! this module remembers which pages may be in that state, and does it when the guest waits for the page, or right
+//! after write-protecting it (else a load would find nothing later, when this node may no longer write the page and
+//! nobody would bring it). The record may say "untouched" of a page that is there by now; filling it then finds it
+//! (`EEXIST`) and leaves it.
+//!
+//! **Mappings.** The guest mapping falls into as many kernel mappings as there are runs of tracked and untracked
+//! extents, and a process may have only so many (`vm.max_map_count`, 65530 by default). When they run out, extents are
+//! tracked although they need not be, with all their pages on record as untouched: slower, and as right.
 
 use std::sync::Arc;
 
@@ -48,6 +52,8 @@ pub(crate) struct GuestPages {
     uffd: Userfaultfd,
     memory: Arc<NodeMemory>,
     untouched: BitSet,
+    /// Extents that are not tracked, by dense index.
+    untracked: BitSet,
     discards: u64,
 }
 
@@ -59,8 +65,9 @@ impl GuestPages {
         // SAFETY: the guest mapping is shared memory that `memory` owns and gives out as addresses only. It stays
         // mapped as long as `memory`, which this object keeps for longer than `uffd`.
         unsafe { uffd.register(hva, length)? };
-        let untouched = BitSet::new(memory.layout().pages() as usize);
-        Ok(GuestPages { memory, uffd, untouched, discards: 0 })
+        let pages = memory.layout().pages() as usize;
+        let (untouched, untracked) = (BitSet::new(pages), BitSet::new(pages / EXTENT_PAGES as usize));
+        Ok(GuestPages { uffd, memory, untouched, untracked, discards: 0 })
     }
 
     pub(crate) fn memory(&self) -> &NodeMemory {
@@ -134,27 +141,54 @@ impl GuestPages {
     }
 
     /// Leaves the extent to the kernel, and wakes who waits in it.
-    ///
-    /// A process may have only so many mappings (`vm.max_map_count`), and each untracked extent may be one more. When
-    /// they are used up the extent stays tracked, with all its pages ours to write.
     pub(crate) fn own_extent(&mut self, extent: Extent) -> Result<(), PagesError> {
         let hva = self.memory.extent_hva(extent)?;
         match self.uffd.unregister(hva, EXTENT_BYTES) {
-            Ok(()) => self.each_in(extent, BitSet::remove),
-            Err(UffdError::Operation { source, .. }) if source.raw_os_error() == Some(libc::ENOMEM) => {
-                self.each_in(extent, BitSet::insert)?;
-                Ok(self.uffd.write_protect(hva, EXTENT_BYTES, Protection::Writable)?)
+            Ok(()) => {
+                let index = self.index_of(extent)?;
+                self.untracked.insert(index);
+                self.each_page(index, BitSet::remove);
+                Ok(())
             }
+            Err(error) if is_out_of_memory(&error) => self.own_tracked(extent),
             Err(error) => Err(error.into()),
         }
     }
 
+    /// Makes all pages of an extent ours to write without leaving it to the kernel.
+    fn own_tracked(&mut self, extent: Extent) -> Result<(), PagesError> {
+        let (hva, index) = (self.memory.extent_hva(extent)?, self.index_of(extent)?);
+        self.each_page(index, BitSet::insert);
+        Ok(self.uffd.write_protect(hva, EXTENT_BYTES, Protection::Writable)?)
+    }
+
     /// Tracks an owned extent page by page again.
     pub(crate) fn split_extent(&mut self, extent: Extent) -> Result<(), PagesError> {
-        let hva = self.memory.extent_hva(extent)?;
+        let (hva, index) = (self.memory.extent_hva(extent)?, self.index_of(extent)?);
         // SAFETY: as in `new`. (To register what is registered already changes nothing.)
-        unsafe { self.uffd.register(hva, EXTENT_BYTES)? };
-        self.each_in(extent, BitSet::insert)
+        match unsafe { self.uffd.register(hva, EXTENT_BYTES) } {
+            Ok(()) => {
+                if self.untracked.take(index) {
+                    self.each_page(index, BitSet::insert);
+                }
+                Ok(())
+            }
+            Err(error) if is_out_of_memory(&error) => self.track_all(),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Tracks all of guest memory, which then is one mapping for the kernel.
+    fn track_all(&mut self) -> Result<(), PagesError> {
+        let (hva, length) = self.memory.guest_range();
+        // SAFETY: as in `new`.
+        unsafe { self.uffd.register(hva, length)? };
+        for index in 0..(length / EXTENT_BYTES) as usize {
+            if self.untracked.take(index) {
+                self.each_page(index, BitSet::insert);
+            }
+        }
+        Ok(())
     }
 
     /// Wakes who waits for a page that this node holds with `rights`; puts zeros there if it was never touched.
@@ -180,12 +214,18 @@ impl GuestPages {
         self.memory.layout().index(gfn).is_some_and(|index| self.untouched.take(index))
     }
 
-    fn each_in(&mut self, extent: Extent, change: fn(&mut BitSet, usize)) -> Result<(), PagesError> {
-        let first = extent.first();
-        let index = self.memory.layout().index(first).ok_or(MemoryError::NotRam(first))?;
-        (index..index + EXTENT_PAGES as usize).for_each(|index| change(&mut self.untouched, index));
-        Ok(())
+    fn index_of(&self, extent: Extent) -> Result<usize, MemoryError> {
+        self.memory.layout().extent_index(extent).ok_or(MemoryError::NotRam(extent.first()))
     }
+
+    fn each_page(&mut self, extent_index: usize, change: fn(&mut BitSet, usize)) {
+        let pages = EXTENT_PAGES as usize;
+        (extent_index * pages..(extent_index + 1) * pages).for_each(|page| change(&mut self.untouched, page));
+    }
+}
+
+fn is_out_of_memory(error: &UffdError) -> bool {
+    matches!(error, UffdError::Operation { source, .. } if source.raw_os_error() == Some(libc::ENOMEM))
 }
 
 /// A fixed set of small numbers; members beyond its size are ignored.

@@ -65,7 +65,7 @@ pub(super) struct Request {
     pub turn: Turn,
 }
 
-/// Requests for one page, first come first served; a node asks once at a time, so they are bounded.
+/// Requests for one page; a node asks once at a time, so they are bounded.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct Queue {
     waiting: [Option<Request>; NODES_MAX],
@@ -79,15 +79,23 @@ impl Queue {
     }
 
     /// Whether there was room: there is, when no node is in twice.
-    fn push(&mut self, waiting: Request) -> bool {
+    fn push(&mut self, request: Request) -> bool {
         let free = self.waiting.iter_mut().find(|slot| slot.is_none());
-        free.map(|slot| *slot = Some(waiting)).is_some()
+        free.map(|slot| *slot = Some(request)).is_some()
     }
 
+    /// Takes out the request with the earliest turn; of equal turns, the one that came first.
     fn pop(&mut self) -> Option<Request> {
-        let first = self.waiting[0].take();
-        self.waiting.rotate_left(1);
-        first
+        let mut earliest = 0;
+        for (at, request) in self.waiting.iter().enumerate() {
+            let (Some(request), Some(best)) = (request, self.waiting[earliest]) else { break };
+            if request.turn.is_before(best.turn) {
+                earliest = at;
+            }
+        }
+        let popped = self.waiting[earliest].take();
+        self.waiting[earliest..].rotate_left(1);
+        popped
     }
 }
 
@@ -103,14 +111,37 @@ pub(super) struct Transaction {
     pub access: Access,
     /// Who sends the grant: the home itself when the requester's own copy is current.
     pub supplier: NodeId,
+    /// The requester has a current copy: the supplier gives nothing up.
+    upgrade: bool,
     /// Who must tell the requester that its copy is gone.
     pub invalidated: NodeSet,
+    /// The earliest turn of the requester and of all who wait.
+    turn: Turn,
     queue: Queue,
 }
 
 impl ForPage for Transaction {
     fn gfn(&self) -> Gfn {
         self.place.gfn
+    }
+}
+
+impl Transaction {
+    /// Lets a request wait, and tells the holders if it is the earliest.
+    fn enqueue(&mut self, request: Request, out: &mut Outbox<'_>) {
+        let fits = self.queue.push(request);
+        debug_assert!(fits, "no node waits twice");
+        if !request.turn.is_before(self.turn) {
+            return;
+        }
+        self.turn = request.turn;
+        let mut holders = self.invalidated;
+        if !self.upgrade {
+            holders.insert(self.supplier);
+        }
+        for holder in holders.iter() {
+            out.send(holder, Message::Hurry { gfn: self.place.gfn, txn: self.txn, turn: self.turn });
+        }
     }
 }
 
@@ -179,11 +210,9 @@ impl Directory {
             ExtentEntry::Split(_) => {}
         }
         if let Some(transaction) = self.transactions.get_mut(gfn) {
-            let fits = transaction.queue.push(request);
-            debug_assert!(fits, "no node waits twice");
             self.asked[from.index()] += 1;
             counters.queued += 1;
-            return;
+            return transaction.enqueue(request, out);
         }
         if let Some(transaction) = self.begin(request, place, Queue::EMPTY, out, counters) {
             self.transactions.put(transaction);
@@ -269,7 +298,7 @@ impl Directory {
         for sharer in invalidated.iter() {
             out.send(sharer, Message::Invalidate { gfn, txn, requester: node, turn });
         }
-        Some(Transaction { place, txn, requester: node, access, supplier, invalidated, queue })
+        Some(Transaction { place, txn, requester: node, access, supplier, upgrade, invalidated, turn, queue })
     }
 
     fn entry_mut(&mut self, place: Place) -> &mut Entry {
@@ -294,6 +323,12 @@ impl Directory {
     /// What is under way.
     pub fn transactions(&self) -> &InFlight<Transaction> {
         &self.transactions
+    }
+
+    /// Makes the next transaction's number the lowest that is free, so that numbers do not grow.
+    pub fn reuse_numbers(&mut self) {
+        let used = |txn: &Txn| self.transactions.iter().any(|transaction| transaction.txn == *txn);
+        self.next = (0..).map(Txn).find(|txn| !used(txn)).unwrap_or_default();
     }
 
     /// Who has a page.

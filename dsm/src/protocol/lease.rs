@@ -9,10 +9,13 @@
 //!   it, shrinks it again;
 //! - that longer time ends early when the node is *calm*: it waits for no page, and none came during the last
 //!   `base_us`. A contended lock moves on at once; only a collection holds on;
-//! - and it counts only against requesters whose [`Turn`] is later. A node takes a turn when it begins to collect, and
-//!   keeps it until it is calm, but not longer than four `max_us`. The node whose turn is the earliest gets every page
-//!   after at most `base_us`, and keeps it up to `max_us`: it comes to its end, however many contend; then it takes a
-//!   later turn. Of equal turns the lower node's is the earlier.
+//! - and it counts only against later [`Turn`]s. A node takes a turn when it begins to collect, and keeps it until it is
+//!   calm, but not longer than `max_us` for each node (and once more for each lower node, so that not all change
+//!   at once). Directories serve the earliest turn first, and tell holders when an earlier one than the first has come
+//!   ([`Message::Hurry`](super::Message::Hurry)).
+//!
+//! The node with the earliest turn therefore gets every page after at most twice `base_us` and a few messages, and keeps
+//! it up to `max_us`: it comes to its end, however many contend. Then it takes a later turn, and another is the earliest.
 
 use serde::{Deserialize, Serialize};
 
@@ -37,8 +40,6 @@ impl Default for LeasePolicy {
     }
 }
 
-/// A turn lasts at most so many times [`LeasePolicy::max_us`].
-const TURN_LEASES: u64 = 4;
 /// A page that is fetched again after so many times [`LeasePolicy::max_us`] has no past.
 const MEMORY_LEASES: u64 = 8;
 /// Most doublings of a lease.
@@ -53,28 +54,15 @@ pub(super) struct History {
     torn: bool,
 }
 
-/// Who wants a page, and since when.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(super) struct Claimant {
-    /// The node.
-    pub node: NodeId,
-    /// Its turn.
-    pub turn: Turn,
-}
-
-impl Claimant {
-    fn is_before(self, other: Claimant) -> bool {
-        self.turn.is_before(other.turn) || (self.turn == other.turn && self.node < other.node)
-    }
-}
-
 /// The leases of one node.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Leases {
     policy: LeasePolicy,
-    /// This node, and its present or last turn.
-    mine: Claimant,
-    /// When this node took its turn.
+    me: NodeId,
+    nodes: u8,
+    /// This node's present or last turn.
+    mine: Turn,
+    /// When it took it.
     since: Micros,
     /// The latest turn seen anywhere.
     latest: Turn,
@@ -83,28 +71,28 @@ pub(super) struct Leases {
 }
 
 impl Leases {
-    /// Leases of node `me`.
-    pub fn new(policy: LeasePolicy, me: NodeId) -> Self {
-        let mine = Claimant { node: me, turn: Turn(0) };
-        Leases { policy, mine, since: 0, latest: Turn(0), fulfilled: 0 }
+    /// Leases of node `me` of `nodes`.
+    pub fn new(policy: LeasePolicy, me: NodeId, nodes: u8) -> Self {
+        Leases { policy, me, nodes, mine: Turn(0), since: 0, latest: Turn(0), fulfilled: 0 }
     }
 
     /// Another node's turn was seen.
     pub fn heard(&mut self, turn: Turn) {
-        if self.policy.base_us > 0 && self.latest.is_before(turn) {
+        if self.grows() && self.latest.is_before(turn) {
             self.latest = turn;
         }
     }
 
     /// The turn for a request that is sent now; `collecting` if others are out.
     pub fn turn(&mut self, now: Micros, collecting: bool) -> Turn {
-        let old = now.saturating_sub(self.since) > self.policy.max_us.saturating_mul(TURN_LEASES);
-        if self.policy.base_us > 0 && (old || self.is_calm(now, collecting)) {
-            self.latest = Turn(self.latest.0.wrapping_add(1));
-            self.mine.turn = self.latest;
+        let leases = u64::from(self.nodes) + u64::from(self.me.0);
+        let over = now.saturating_sub(self.since) > self.policy.max_us.saturating_mul(leases);
+        if self.grows() && (over || self.is_calm(now, collecting)) {
+            self.mine = self.latest.next_of(self.me);
+            self.latest = self.mine;
             self.since = now;
         }
-        self.mine.turn
+        self.mine
     }
 
     /// A request of this node was fulfilled.
@@ -114,7 +102,7 @@ impl Leases {
 
     /// A page is gone; `collecting` if the node waits for other pages.
     pub fn lost(&self, history: &mut History, now: Micros, collecting: bool) {
-        history.torn = !self.is_calm(now, collecting);
+        history.torn = self.grows() && !self.is_calm(now, collecting);
     }
 
     /// The node must fetch the page, which it lost at `lost`. Returns whether its lease grew.
@@ -131,17 +119,12 @@ impl Leases {
         false
     }
 
-    /// From when on `requester` may have a page that was granted at `granted`; `collecting` if this node waits for other
-    /// pages.
-    pub fn expires(
-        &self,
-        history: History,
-        granted: Micros,
-        collecting: bool,
-        requester: Claimant,
-    ) -> Micros {
+    /// From when on a page that was granted at `granted` is given up for `turn`; `collecting` if this node waits for
+    /// other pages.
+    pub fn expires(&self, history: History, granted: Micros, collecting: bool, turn: Turn) -> Micros {
         let base = granted.saturating_add(self.policy.base_us);
-        if history.level == 0 || requester.is_before(self.mine) {
+        // One's own turn may be waiting behind the order: then it is no use to hold on either.
+        if history.level == 0 || !self.mine.is_before(turn) {
             return base;
         }
         let longest = granted.saturating_add(self.span(history.level));
@@ -149,6 +132,11 @@ impl Leases {
             true => longest,
             false => longest.min(base.max(self.calm_from())),
         }
+    }
+
+    /// Whether leases ever differ: without that there is nothing to remember and no turn to take.
+    fn grows(&self) -> bool {
+        self.policy.max_us > self.policy.base_us
     }
 
     fn is_calm(&self, now: Micros, collecting: bool) -> bool {

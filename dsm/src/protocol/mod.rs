@@ -31,7 +31,7 @@ pub use node::{Node, NodeConfig};
 pub use table::Rights;
 pub use violation::Violation;
 
-use crate::ids::{Extent, Gfn, NodeId};
+use crate::ids::{Extent, Gfn, NodeId, NODES_MAX};
 
 /// A point in time or a span, in microseconds of the driver's monotonic clock.
 pub type Micros = u64;
@@ -164,16 +164,25 @@ pub enum Contents {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Txn(pub u32);
 
-/// How long a node has been collecting pages, in the logical time of all nodes (Lamport's): of two nodes that
-/// contend for a page the one with the earlier turn goes first. It decides only how long a page is held,
+/// A place in the order in which nodes began to collect pages, in the logical time of all nodes (Lamport's): of two
+/// nodes that contend for a page, the one with the earlier turn goes first. It decides only how long a page is held,
 /// never who may do what.
+///
+/// The lowest bits are the node's number, so that no two nodes' turns are equal.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Turn(pub u32);
 
 impl Turn {
-    /// Whether this turn comes before `other`. Turns wrap round: two that are compared must lie less than 2^31 apart.
+    /// Whether this turn comes before `other`. Turns wrap round: two that lie 2^31 or more apart compare wrongly, which
+    /// costs time and nothing else.
     pub fn is_before(self, other: Turn) -> bool {
         (self.0.wrapping_sub(other.0) as i32) < 0
+    }
+
+    /// The first turn of node `me` after `self`.
+    pub fn next_of(self, me: NodeId) -> Turn {
+        let width = NODES_MAX as u32;
+        Turn((self.0 / width).wrapping_add(1).wrapping_mul(width) + u32::from(me.0) % width)
     }
 }
 
@@ -235,6 +244,16 @@ pub enum Message {
         /// R's turn.
         turn: Turn,
     },
+    /// H to O and S, when an earlier turn than R's has come to wait for this transaction: do not hold on longer than
+    /// against that turn. A hint: it may come after the order has been obeyed.
+    Hurry {
+        /// The page.
+        gfn: Gfn,
+        /// The transaction.
+        txn: Txn,
+        /// The earliest turn that waits.
+        turn: Turn,
+    },
     /// O (with the page), or H (without, when R holds a copy), to R.
     Grant {
         /// The page.
@@ -273,6 +292,7 @@ impl Message {
             | Message::AlreadyYours { gfn }
             | Message::Recall { gfn, .. }
             | Message::Invalidate { gfn, .. }
+            | Message::Hurry { gfn, .. }
             | Message::Grant { gfn, .. }
             | Message::Invalidated { gfn, .. }
             | Message::Done { gfn, .. } => gfn,
@@ -287,6 +307,7 @@ impl Message {
             Message::AlreadyYours { .. } => "AlreadyYours",
             Message::Recall { .. } => "Recall",
             Message::Invalidate { .. } => "Invalidate",
+            Message::Hurry { .. } => "Hurry",
             Message::Grant { .. } => "Grant",
             Message::Invalidated { .. } => "Invalidated",
             Message::Done { .. } => "Done",

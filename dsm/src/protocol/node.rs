@@ -88,7 +88,7 @@ impl Node {
             pages: PageTable::new(&layout),
             wanted: InFlight::new(),
             deferred: InFlight::new(),
-            leases: Leases::new(lease, me),
+            leases: Leases::new(lease, me, nodes),
             directory: Directory::new(me, &layout),
             counters: Counters::default(),
             loopback: VecDeque::new(),
@@ -177,6 +177,10 @@ impl Node {
             Message::AlreadyYours { .. } => self.already_ours(now, from, place, out),
             Message::Grant { .. } => self.granted(now, from, place, message, out),
             Message::Invalidated { txn, .. } => self.acknowledged(now, from, place, txn, out),
+            Message::Hurry { txn, turn, .. } => {
+                self.hurried(now, place, txn, turn, out);
+                Ok(())
+            }
             Message::Recall { .. } | Message::Invalidate { .. } => {
                 self.recalled(now, from, place, message, out)
             }
@@ -195,6 +199,7 @@ impl Node {
             | Message::AlreadyYours { .. }
             | Message::Recall { .. }
             | Message::Invalidate { .. }
+            | Message::Hurry { .. }
             | Message::Grant { page: false, .. }
                 if home != from =>
             {

@@ -1,9 +1,8 @@
 //! The node as holder: what it is told to give up, and when it does.
 
-use super::lease::Claimant;
 use super::node::{Node, Outbox};
 use super::table::{ForPage, Place, Rights};
-use super::{Access, Action, Message, Micros, Txn, Violation};
+use super::{Access, Action, Message, Micros, Turn, Txn, Violation};
 use crate::ids::{Gfn, NodeId};
 
 /// What the page's home told this node to do.
@@ -20,7 +19,9 @@ enum Order {
 pub(super) struct Deferred {
     pub place: Place,
     txn: Txn,
-    requester: Claimant,
+    requester: NodeId,
+    /// The earliest turn that waits for this.
+    turn: Turn,
     order: Order,
 }
 
@@ -47,7 +48,7 @@ impl Node {
             Message::Invalidate { txn, requester, turn, .. } => (txn, requester, turn, Order::Invalidate),
             _ => return Ok(()),
         };
-        let deferred = Deferred { place, txn, requester: Claimant { node: requester, turn }, order };
+        let deferred = Deferred { place, txn, requester, turn, order };
         self.check_order(from, message.kind(), &deferred)?;
         self.leases.heard(turn);
         let page = self.pages.page(place);
@@ -66,8 +67,8 @@ impl Node {
     }
 
     fn check_order(&self, from: NodeId, kind: &'static str, deferred: &Deferred) -> Result<(), Violation> {
-        let Deferred { place, order, .. } = *deferred;
-        let (gfn, requester) = (place.gfn, deferred.requester.node);
+        let Deferred { place, requester, order, .. } = *deferred;
+        let gfn = place.gfn;
         let unexpected = |expected| Err(Violation::Unexpected { kind, gfn, from, expected });
         if requester == self.me || requester.0 >= self.nodes {
             return Err(Violation::Requester { kind, gfn, from, requester });
@@ -98,8 +99,8 @@ impl Node {
 
     /// Does what an order says.
     fn obey(&mut self, now: Micros, deferred: &Deferred, out: &mut Outbox<'_>) {
-        let Deferred { place, txn, order, .. } = *deferred;
-        let (gfn, requester) = (place.gfn, deferred.requester.node);
+        let Deferred { place, txn, requester, order, .. } = *deferred;
+        let gfn = place.gfn;
         if self.pages.is_whole(place) {
             self.pages.split(place.extent);
             self.counters.splits += 1;
@@ -140,6 +141,18 @@ impl Node {
         self.wanted.len() > usize::from(self.wanted.get(place.gfn).is_some())
     }
 
+    /// An earlier turn has come to wait for an order that may still be deferred.
+    pub(super) fn hurried(&mut self, now: Micros, place: Place, txn: Txn, turn: Turn, out: &mut Outbox<'_>) {
+        self.leases.heard(turn);
+        let deferred = self.deferred.get_mut(place.gfn).filter(|deferred| deferred.txn == txn);
+        if let Some(deferred) = deferred {
+            if turn.is_before(deferred.turn) {
+                deferred.turn = turn;
+            }
+            self.obey_due(now, out);
+        }
+    }
+
     /// When the order may be obeyed; `None` while the page is lent.
     pub(super) fn obeys_at(&self, deferred: &Deferred) -> Option<Micros> {
         (self.pages.page(deferred.place).lent == 0).then(|| self.lease_end(deferred))
@@ -148,7 +161,7 @@ impl Node {
     fn lease_end(&self, deferred: &Deferred) -> Micros {
         let page = self.pages.page(deferred.place);
         let collecting = self.is_collecting(deferred.place);
-        self.leases.expires(page.history, page.since, collecting, deferred.requester)
+        self.leases.expires(page.history, page.since, collecting, deferred.turn)
     }
 
     /// Obeys every order whose time has come.

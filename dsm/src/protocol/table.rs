@@ -211,6 +211,17 @@ impl PageTable {
     }
 }
 
+#[cfg(test)]
+impl PageTable {
+    /// Forgets when rights changed.
+    pub fn forget_times(&mut self) {
+        for share in &mut self.extents {
+            share.since = 0;
+            share.pages.iter_mut().flat_map(|pages| pages.iter_mut()).for_each(|page| page.since = 0);
+        }
+    }
+}
+
 /// Something under way for one page.
 pub(super) trait ForPage {
     /// The page.

@@ -83,21 +83,29 @@ fn stores_on_two_nodes_are_not_both_missed() {
 fn a_counter_on_all_nodes_loses_nothing() {
     for (nodes, wires) in [(2, Wires::Tcp), (3, Wires::Tcp), (3, Wires::Unix)] {
         let mut cluster = Cluster::new(nodes, 1, wires);
-        let (threads, adds) = (2, 3000);
+        let (threads, adds) = (2, 8000);
+        let start = Arc::new(Barrier::new(usize::from(nodes) * threads as usize));
         for node in 0..usize::from(nodes) {
             for _ in 0..threads {
+                let start = start.clone();
                 cluster.spawn(node, move |guest| {
+                    start.wait();
                     for i in 0..adds {
                         // Three words of two pages, so that nodes also wait for each other's other page.
                         guest.word(100 + i % 2, (i % 3) as usize).fetch_add(1, Ordering::SeqCst);
+                        // Slow enough that the pages change hands many times.
+                        (0..500).for_each(|_| std::hint::spin_loop());
                     }
                 });
             }
         }
         cluster.join();
+        let moved: u64 = (0..usize::from(nodes)).map(|node| cluster.stats(node).protocol.remote_writes).sum();
+        assert!(moved > 10, "the pages moved only {moved} times: nothing was tested");
         for node in 0..usize::from(nodes) {
             let guest = cluster.guest(node);
-            let sum: u64 = (0..6).map(|i| guest.word(100 + i % 2, (i / 2) as usize).load(Ordering::SeqCst)).sum();
+            let sum: u64 =
+                (0..6).map(|i| guest.word(100 + i % 2, (i / 2) as usize).load(Ordering::SeqCst)).sum();
             assert_eq!(sum, u64::from(nodes) * threads * adds, "as node {node} sees it");
         }
         cluster.report("shared counter");
@@ -177,8 +185,15 @@ fn random_traffic_shows_each_word_going_forward_only() {
                     let (mine, write) = (whose as u64 == me, random.below(4) == 0);
                     let whose = if write { me as usize } else { whose };
                     let seen = guest.word(page, whose * 8).load(Ordering::SeqCst);
-                    assert!(seen >= last[p][whose], "page {page} word {whose}: {seen} after {}", last[p][whose]);
-                    assert!(!(mine || write) || seen == last[p][whose], "page {page}: somebody wrote our word");
+                    assert!(
+                        seen >= last[p][whose],
+                        "page {page} word {whose}: {seen} after {}",
+                        last[p][whose]
+                    );
+                    assert!(
+                        !(mine || write) || seen == last[p][whose],
+                        "page {page}: somebody wrote our word"
+                    );
                     last[p][whose] = seen + u64::from(write);
                     if write {
                         guest.word(page, whose * 8).store(seen + 1, Ordering::SeqCst);
@@ -236,4 +251,26 @@ fn a_page_that_goes_to_and_fro_is_measured() {
     let stats = cluster.stats(1);
     assert!(stats.faults_write.count + stats.faults_upgrade.count >= rounds, "{stats:?}");
     cluster.report("ping-pong");
+}
+
+#[test]
+fn faults_on_another_nodes_pages_are_measured() {
+    // One thread, pages that nobody else wants and whose lease is over: the latency of the path alone.
+    let mut cluster = Cluster::new(2, 1, Wires::Tcp);
+    let pages = 500;
+    cluster.spawn(0, move |guest| (0..pages).for_each(|page| guest.store(page, page + 1)));
+    cluster.join();
+    cluster.spawn(1, move |guest| {
+        for page in 0..pages {
+            assert_eq!(guest.load(page), page + 1);
+        }
+        (0..pages / 2).for_each(|page| guest.store(page, 0));
+    });
+    cluster.join();
+    cluster.spawn(0, move |guest| (0..pages / 2).for_each(|page| guest.store(page, 1)));
+    cluster.join();
+    let (one, two) = (cluster.stats(1), cluster.stats(0));
+    assert_eq!((one.faults_read.count, one.faults_upgrade.count), (pages, pages / 2));
+    assert_eq!(two.faults_write.count, pages / 2);
+    cluster.report("quiet path");
 }

@@ -163,11 +163,15 @@ fn many_pages_are_borrowed_at_once() {
 #[test]
 fn one_node_alone_needs_no_tracking() {
     let memory = NodeMemory::new(layout(1, 1)).expect("memory");
-    let node = start(PagerConfig { tracking: Tracking::Off, ..config(0, 1) }, memory, vec![]).expect("starts");
+    let node =
+        start(PagerConfig { tracking: Tracking::Off, ..config(0, 1) }, memory, vec![]).expect("starts");
     let lent = node.pager.borrow(4090, 12, Access::Write).expect("RAM");
     lent.write_at(2, b"hello").expect("inside");
     drop(lent);
-    assert!(matches!(node.pager.borrow(EXTENT_BYTES, 1, Access::Read).map(drop), Err(BorrowError::NotRam { .. })));
+    assert!(matches!(
+        node.pager.borrow(EXTENT_BYTES, 1, Access::Read).map(drop),
+        Err(BorrowError::NotRam { .. })
+    ));
     let stats = node.pager.stats();
     assert_eq!((stats.nodes, stats.uffd, stats.resident_bytes), (1, Default::default(), 8192));
     node.pager.stop();
@@ -179,6 +183,22 @@ fn one_tracked_node_serves_itself() {
     cluster.spawn(0, |guest| (0..2 * EXTENT_PAGES).for_each(|page| guest.store(page, page)));
     cluster.join();
     assert_eq!(cluster.stats(0).faults_local.count, 2);
+}
+
+#[test]
+fn a_pager_of_real_time_priority_serves_as_well() {
+    let mut cluster = Cluster::new(2, 1, Wires::Tcp);
+    for node in &cluster.nodes {
+        if let Err(error) = node.pager.set_real_time() {
+            assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
+        }
+    }
+    cluster.spawn(0, |guest| guest.store(1, 1));
+    cluster.join();
+    cluster.spawn(1, |guest| assert_eq!(guest.load(1), 1));
+    cluster.join();
+    cluster.nodes[0].pager.stop();
+    assert!(cluster.nodes[0].pager.set_real_time().is_err());
 }
 
 #[test]
@@ -207,7 +227,8 @@ fn configurations_that_cannot_be_are_refused() {
 fn lone_node() -> (Node, std::net::TcpStream) {
     let (near, far) = tcp_pair();
     let memory = NodeMemory::new(layout(2, 1)).expect("memory");
-    let link: Box<dyn tessera_dsm::link::Link> = Box::new(tessera_dsm::link::TcpLink::new(near).expect("link"));
+    let link: Box<dyn tessera_dsm::link::Link> =
+        Box::new(tessera_dsm::link::TcpLink::new(near).expect("link"));
     let node = start(config(1, 2), memory, vec![(NodeId(0), link)]).expect("starts");
     (node, far)
 }
@@ -239,7 +260,10 @@ fn a_lost_peer_is_reported_once_and_waiting_threads_are_released_at_the_stop() {
     let what = failed_once(&node);
     assert!(what.starts_with("node 0: "), "{what}");
     assert_eq!(borrower.join().expect("no panic"), Err(BorrowError::Stopped));
-    assert!(told.recv_timeout(Duration::from_millis(100)).is_err(), "a vCPU must not go on with no page to give it");
+    assert!(
+        told.recv_timeout(Duration::from_millis(100)).is_err(),
+        "a vCPU must not go on with no page to give it"
+    );
     let stats: PagerStats = node.pager.stats();
     assert_eq!(stats.links.messages_out, 1, "stats are there after a failure");
     node.pager.stop();

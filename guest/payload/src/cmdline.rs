@@ -29,7 +29,12 @@ impl<'a> Cmdline<'a> {
 
     /// The value of `key`, if given.
     pub fn word(&self, key: &str) -> Option<&'a str> {
-        self.text.split_ascii_whitespace().filter_map(|word| word.split_once('=')).filter(|(k, _)| *k == key).map(|(_, v)| v).last()
+        self.text
+            .split_ascii_whitespace()
+            .filter_map(|word| word.split_once('='))
+            .filter(|(k, _)| *k == key)
+            .map(|(_, v)| v)
+            .last()
     }
 
     /// The number under `key` (decimal, or hexadecimal after `0x`, with an optional k, m or g for powers of

@@ -116,7 +116,10 @@ mod tests {
     #[test]
     fn a_line_is_one_json_object() {
         let mut line = Line::new("mp");
-        line.number("rounds", 3).text("why", "a \"b\"\n\\").thousandths("seconds", 1204).raw("list", format_args!("[1,2]"));
+        line.number("rounds", 3)
+            .text("why", "a \"b\"\n\\")
+            .thousandths("seconds", 1204)
+            .raw("list", format_args!("[1,2]"));
         assert_eq!(
             line.end(true),
             "TESSERA-RESULT {\"program\":\"mp\",\"rounds\":3,\"why\":\"a \\\"b\\\" \\\\\",\"seconds\":1.204,\"list\":[1,2],\"ok\":true}\n"

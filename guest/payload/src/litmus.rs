@@ -53,20 +53,104 @@ use Op::{Fence, Read, Swap, Write};
 
 /// All shapes.
 pub const SHAPES: &[Shape] = &[
-    Shape { name: "mp", threads: &[&[Write(X, 1), Write(Y, 1)], &[Read(Y), Read(X)]], finals: &[], outcome: &[1, 0], forbidden: true },
-    Shape { name: "sb", threads: &[&[Write(X, 1), Read(Y)], &[Write(Y, 1), Read(X)]], finals: &[], outcome: &[0, 0], forbidden: false },
-    Shape { name: "sb_fence", threads: &[&[Write(X, 1), Fence, Read(Y)], &[Write(Y, 1), Fence, Read(X)]], finals: &[], outcome: &[0, 0], forbidden: true },
-    Shape { name: "sb_xchg", threads: &[&[Swap(X), Read(Y)], &[Swap(Y), Read(X)]], finals: &[], outcome: &[0, 0], forbidden: true },
-    Shape { name: "lb", threads: &[&[Read(X), Write(Y, 1)], &[Read(Y), Write(X, 1)]], finals: &[], outcome: &[1, 1], forbidden: true },
-    Shape { name: "iriw", threads: &[&[Write(X, 1)], &[Write(Y, 1)], &[Read(X), Read(Y)], &[Read(Y), Read(X)]], finals: &[], outcome: &[1, 0, 1, 0], forbidden: true },
-    Shape { name: "2+2w", threads: &[&[Write(X, 1), Write(Y, 2)], &[Write(Y, 1), Write(X, 2)]], finals: &[X, Y], outcome: &[1, 1], forbidden: true },
-    Shape { name: "r", threads: &[&[Write(X, 1), Write(Y, 1)], &[Write(Y, 2), Read(X)]], finals: &[Y], outcome: &[0, 2], forbidden: false },
-    Shape { name: "r_fence", threads: &[&[Write(X, 1), Write(Y, 1)], &[Write(Y, 2), Fence, Read(X)]], finals: &[Y], outcome: &[0, 2], forbidden: true },
-    Shape { name: "s", threads: &[&[Write(X, 2), Write(Y, 1)], &[Read(Y), Write(X, 1)]], finals: &[X], outcome: &[1, 2], forbidden: true },
-    Shape { name: "wrc", threads: &[&[Write(X, 1)], &[Read(X), Write(Y, 1)], &[Read(Y), Read(X)]], finals: &[], outcome: &[1, 1, 0], forbidden: true },
-    Shape { name: "rwc", threads: &[&[Write(X, 1)], &[Read(X), Read(Y)], &[Write(Y, 1), Fence, Read(X)]], finals: &[], outcome: &[1, 0, 0], forbidden: true },
-    Shape { name: "isa2", threads: &[&[Write(X, 1), Write(Y, 1)], &[Read(Y), Write(Z, 1)], &[Read(Z), Read(X)]], finals: &[], outcome: &[1, 1, 0], forbidden: true },
-    Shape { name: "corr", threads: &[&[Write(X, 1)], &[Read(X), Read(X)]], finals: &[], outcome: &[1, 0], forbidden: true },
+    Shape {
+        name: "mp",
+        threads: &[&[Write(X, 1), Write(Y, 1)], &[Read(Y), Read(X)]],
+        finals: &[],
+        outcome: &[1, 0],
+        forbidden: true,
+    },
+    Shape {
+        name: "sb",
+        threads: &[&[Write(X, 1), Read(Y)], &[Write(Y, 1), Read(X)]],
+        finals: &[],
+        outcome: &[0, 0],
+        forbidden: false,
+    },
+    Shape {
+        name: "sb_fence",
+        threads: &[&[Write(X, 1), Fence, Read(Y)], &[Write(Y, 1), Fence, Read(X)]],
+        finals: &[],
+        outcome: &[0, 0],
+        forbidden: true,
+    },
+    Shape {
+        name: "sb_xchg",
+        threads: &[&[Swap(X), Read(Y)], &[Swap(Y), Read(X)]],
+        finals: &[],
+        outcome: &[0, 0],
+        forbidden: true,
+    },
+    Shape {
+        name: "lb",
+        threads: &[&[Read(X), Write(Y, 1)], &[Read(Y), Write(X, 1)]],
+        finals: &[],
+        outcome: &[1, 1],
+        forbidden: true,
+    },
+    Shape {
+        name: "iriw",
+        threads: &[&[Write(X, 1)], &[Write(Y, 1)], &[Read(X), Read(Y)], &[Read(Y), Read(X)]],
+        finals: &[],
+        outcome: &[1, 0, 1, 0],
+        forbidden: true,
+    },
+    Shape {
+        name: "2+2w",
+        threads: &[&[Write(X, 1), Write(Y, 2)], &[Write(Y, 1), Write(X, 2)]],
+        finals: &[X, Y],
+        outcome: &[1, 1],
+        forbidden: true,
+    },
+    Shape {
+        name: "r",
+        threads: &[&[Write(X, 1), Write(Y, 1)], &[Write(Y, 2), Read(X)]],
+        finals: &[Y],
+        outcome: &[0, 2],
+        forbidden: false,
+    },
+    Shape {
+        name: "r_fence",
+        threads: &[&[Write(X, 1), Write(Y, 1)], &[Write(Y, 2), Fence, Read(X)]],
+        finals: &[Y],
+        outcome: &[0, 2],
+        forbidden: true,
+    },
+    Shape {
+        name: "s",
+        threads: &[&[Write(X, 2), Write(Y, 1)], &[Read(Y), Write(X, 1)]],
+        finals: &[X],
+        outcome: &[1, 2],
+        forbidden: true,
+    },
+    Shape {
+        name: "wrc",
+        threads: &[&[Write(X, 1)], &[Read(X), Write(Y, 1)], &[Read(Y), Read(X)]],
+        finals: &[],
+        outcome: &[1, 1, 0],
+        forbidden: true,
+    },
+    Shape {
+        name: "rwc",
+        threads: &[&[Write(X, 1)], &[Read(X), Read(Y)], &[Write(Y, 1), Fence, Read(X)]],
+        finals: &[],
+        outcome: &[1, 0, 0],
+        forbidden: true,
+    },
+    Shape {
+        name: "isa2",
+        threads: &[&[Write(X, 1), Write(Y, 1)], &[Read(Y), Write(Z, 1)], &[Read(Z), Read(X)]],
+        finals: &[],
+        outcome: &[1, 1, 0],
+        forbidden: true,
+    },
+    Shape {
+        name: "corr",
+        threads: &[&[Write(X, 1)], &[Read(X), Read(X)]],
+        finals: &[],
+        outcome: &[1, 0],
+        forbidden: true,
+    },
 ];
 
 impl Shape {
@@ -134,9 +218,20 @@ mod tests {
             assert!(shape.digits() <= DIGITS && shape.threads.len() <= THREADS && shape.variables() <= 3);
             assert!((0..shape.threads.len()).all(|thread| shape.reads(thread) <= READS));
             assert!(Shape::index(shape.outcome) < OUTCOMES);
-            let written: Vec<usize> = shape.threads.iter().flat_map(|ops| ops.iter())
-                .filter_map(|op| match *op { Write(v, _) | Swap(v) => Some(v), _ => None }).collect();
-            assert!((0..shape.variables()).all(|v| written.contains(&v)), "{}: a variable that nobody writes has no new value", shape.name);
+            let written: Vec<usize> = shape
+                .threads
+                .iter()
+                .flat_map(|ops| ops.iter())
+                .filter_map(|op| match *op {
+                    Write(v, _) | Swap(v) => Some(v),
+                    _ => None,
+                })
+                .collect();
+            assert!(
+                (0..shape.variables()).all(|v| written.contains(&v)),
+                "{}: a variable that nobody writes has no new value",
+                shape.name
+            );
         }
     }
 
@@ -144,10 +239,21 @@ mod tests {
     /// store buffers: an independent judge of the verdicts in the table.
     fn tso_outcomes(shape: &Shape) -> std::collections::BTreeSet<Vec<u8>> {
         #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        struct State { memory: [u8; 3], buffer: Vec<Vec<(usize, u8)>>, next: Vec<usize>, reads: Vec<Vec<u8>> }
+        struct State {
+            memory: [u8; 3],
+            buffer: Vec<Vec<(usize, u8)>>,
+            next: Vec<usize>,
+            reads: Vec<Vec<u8>>,
+        }
         let threads = shape.threads.len();
-        let start = State { memory: [0; 3], buffer: vec![vec![]; threads], next: vec![0; threads], reads: vec![vec![]; threads] };
-        let (mut todo, mut done, mut known) = (vec![start], std::collections::BTreeSet::new(), std::collections::BTreeSet::new());
+        let start = State {
+            memory: [0; 3],
+            buffer: vec![vec![]; threads],
+            next: vec![0; threads],
+            reads: vec![vec![]; threads],
+        };
+        let (mut todo, mut done, mut known) =
+            (vec![start], std::collections::BTreeSet::new(), std::collections::BTreeSet::new());
         while let Some(state) = todo.pop() {
             if !known.insert(state.clone()) {
                 continue;
@@ -168,7 +274,8 @@ mod tests {
                 match *op {
                     Write(v, value) => after.buffer[t].push((v, value as u8)),
                     Read(v) => {
-                        let own = state.buffer[t].iter().rev().find(|(w, _)| *w == v).map(|(_, value)| *value);
+                        let own =
+                            state.buffer[t].iter().rev().find(|(w, _)| *w == v).map(|(_, value)| *value);
                         after.reads[t].push(own.unwrap_or(state.memory[v]));
                     }
                     Fence if !state.buffer[t].is_empty() => continue,

@@ -51,7 +51,10 @@ extern "C" fn boot_main(block: &'static Block) -> ! {
 fn apic_ids<'a>(cmdline: Cmdline<'static>, room: &'a mut [u64; MAX_CPUS]) -> &'a [u64] {
     let listed = match cmdline.numbers("apic", room) {
         Ok(list) => list.len(),
-        Err(bad) => fail(Status::Usage, format_args!("{}={} is no list of up to {MAX_CPUS} APIC ids", bad.key, bad.value)),
+        Err(bad) => fail(
+            Status::Usage,
+            format_args!("{}={} is no list of up to {MAX_CPUS} APIC ids", bad.key, bad.value),
+        ),
     };
     if listed > 0 {
         return &room[..listed];

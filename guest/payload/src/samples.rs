@@ -27,7 +27,8 @@ pub fn summarise(samples: &mut [u64]) -> Summary {
 
 /// Cycles of a clock of `tsc_khz` as nanoseconds; 0 where the frequency is 0.
 pub fn cycles_to_ns(cycles: u64, tsc_khz: u64) -> u64 {
-    (u128::from(cycles) * 1_000_000).checked_div(u128::from(tsc_khz)).unwrap_or(0).min(u128::from(u64::MAX)) as u64
+    (u128::from(cycles) * 1_000_000).checked_div(u128::from(tsc_khz)).unwrap_or(0).min(u128::from(u64::MAX))
+        as u64
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ pub const EXIT_RESET: u8 = 10;
 pub const EXIT_PANIC: u8 = 11;
 /// Exit status when a node was lost.
 pub const EXIT_NODE_LOST: u8 = 12;
-/// Exit status when somebody else stopped the guest: `tessera stop`, or a daemon that was shut down.
+/// Exit status when somebody else stopped the guest: `tessera stop`, a daemon that was shut down, a signal to a worker.
 pub const EXIT_STOPPED: u8 = 13;
 /// Exit status when the launcher was interrupted.
 pub const EXIT_INTERRUPTED: u8 = 130;
@@ -36,6 +36,8 @@ pub enum StopReason {
     LauncherGone,
     /// A daemon that is shutting down.
     DaemonShutdown,
+    /// A signal to a worker.
+    WorkerTerminated,
 }
 
 /// Why a guest ended. All nodes agree on the first cause that one of them saw.
@@ -84,8 +86,10 @@ impl EndCause {
             EndCause::PayloadExit(code) => EXIT_PAYLOAD_BASE + (*code).min(EXIT_PAYLOAD_MOST) as u8,
             EndCause::NodeLost { .. } => EXIT_NODE_LOST,
             EndCause::Failed { .. } => EXIT_ERROR,
-            EndCause::Stopped(StopReason::Command | StopReason::DaemonShutdown) => EXIT_STOPPED,
-            EndCause::Stopped(StopReason::Interrupt | StopReason::LauncherGone) => EXIT_INTERRUPTED,
+            EndCause::Stopped(StopReason::Interrupt) => EXIT_INTERRUPTED,
+            // Whoever reads this status is the launcher: it lost a node that says so of it.
+            EndCause::Stopped(StopReason::LauncherGone) => EXIT_NODE_LOST,
+            EndCause::Stopped(_) => EXIT_STOPPED,
         }
     }
 
@@ -151,6 +155,9 @@ impl fmt::Display for EndCause {
             }
             EndCause::Stopped(StopReason::DaemonShutdown) => {
                 write!(f, "the guest was stopped: a daemon that runs a part of it was shut down")
+            }
+            EndCause::Stopped(StopReason::WorkerTerminated) => {
+                write!(f, "the guest was stopped: the worker of one of its nodes was terminated by a signal")
             }
         }
     }

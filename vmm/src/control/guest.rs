@@ -1,5 +1,6 @@
 //! A guest's identity, and everything that a node must know to run its part of the guest.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
@@ -11,8 +12,9 @@ use tessera_dsm::{Layout, NodeId, NODES_MAX};
 use thiserror::Error;
 
 use super::address::HostAddress;
+use crate::cpuid::APIC_ID_MAX;
 
-/// Most vCPUs of a guest: APIC ids 0 to 254.
+/// Most vCPUs of a guest.
 pub const VCPUS_MAX: usize = 255;
 /// Most bytes in a kernel command line, with its final zero: what Linux takes on x86.
 pub const CMDLINE_BYTES_MAX: usize = 2048;
@@ -141,7 +143,7 @@ pub enum SpecError {
     /// A guest has 1 to [`VCPUS_MAX`] vCPUs.
     #[error("a guest has 1 to {VCPUS_MAX} vCPUs, not {0}")]
     Vcpus(usize),
-    /// APIC ids are 0 to 254, one for each vCPU.
+    /// APIC ids are 0 to [`APIC_ID_MAX`], one for each vCPU.
     #[error("APIC id {0} is used twice or out of range")]
     ApicId(u32),
     /// CPUID has too many leaves.
@@ -191,12 +193,9 @@ impl GuestSpec {
         if self.vcpus.is_empty() || self.vcpus.len() > VCPUS_MAX {
             return Err(SpecError::Vcpus(self.vcpus.len()));
         }
-        let mut used = [false; VCPUS_MAX];
-        for vcpu in &self.vcpus {
-            match used.get_mut(vcpu.apic_id as usize) {
-                Some(used @ false) => *used = true,
-                _ => return Err(SpecError::ApicId(vcpu.apic_id)),
-            }
+        let mut used = BTreeSet::new();
+        if let Some(vcpu) = self.vcpus.iter().find(|vcpu| vcpu.apic_id > APIC_ID_MAX || !used.insert(vcpu.apic_id)) {
+            return Err(SpecError::ApicId(vcpu.apic_id));
         }
         if self.cpuid.len() > KVM_MAX_CPUID_ENTRIES {
             return Err(SpecError::Cpuid(self.cpuid.len()));
@@ -258,7 +257,7 @@ pub(crate) mod tests {
         assert_eq!(wrong(&|s| s.hosts.truncate(1)), SpecError::Node(NodeId(1), 1));
         assert_eq!(wrong(&|s| s.vcpus.clear()), SpecError::Vcpus(0));
         assert_eq!(wrong(&|s| s.vcpus[1].apic_id = 0), SpecError::ApicId(0));
-        assert_eq!(wrong(&|s| s.vcpus[1].apic_id = 255), SpecError::ApicId(255));
+        assert_eq!(wrong(&|s| s.vcpus[1].apic_id = APIC_ID_MAX + 1), SpecError::ApicId(APIC_ID_MAX + 1));
         assert_eq!(wrong(&|s| s.cpuid = vec![Default::default(); 300]), SpecError::Cpuid(300));
         assert_eq!(wrong(&|s| s.cmdline = "x".repeat(2048)), SpecError::Cmdline(2048));
         assert_eq!(wrong(&|s| s.cmdline = "a\0b".into()), SpecError::Cmdline(3));

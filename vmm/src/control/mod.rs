@@ -14,6 +14,7 @@
 
 pub mod address;
 pub mod ask;
+pub mod byte_queue;
 pub mod ending;
 pub mod frame;
 pub mod guest;

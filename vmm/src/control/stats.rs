@@ -62,21 +62,31 @@ pub struct VcpuStats {
     pub apic_id: u32,
     /// Where it is resident.
     pub node: NodeId,
-    /// What it does: `running`, `halted`, `waiting for SIPI`, `moving` ...
-    pub state: String,
-    /// Exits to the VMM that it has made here.
-    pub exits: u64,
+    /// How many moves it has made, as far as the node that says this knows.
+    pub moves: u64,
+    /// The blackout of its last move to where it is, in microseconds.
+    pub last_blackout_us: u64,
+    /// The longest blackout of a move to where it is, in microseconds.
+    pub worst_blackout_us: u64,
 }
 
-/// vCPU moves away from a node.
-#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+/// vCPU moves of a node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct MoveStats {
-    /// From the last instruction here to the first one there.
-    pub blackout: Spread,
-    /// Moves that failed; the vCPU stayed.
+    /// vCPUs that came here.
+    pub arrived: u64,
+    /// vCPUs that left.
+    pub left: u64,
+    /// Blackouts of those that came, from the last instruction there to the first one here: the median, in microseconds.
+    pub blackout_p50_us: u64,
+    /// 99 of 100 were not above this.
+    pub blackout_p99_us: u64,
+    /// The longest.
+    pub blackout_max_us: u64,
+    /// Moves from here that failed; the vCPU stayed.
     pub failed: u64,
     /// Bytes of state that were sent.
-    pub bytes: u64,
+    pub bytes_sent: u64,
 }
 
 /// How well a node's clock is known.
@@ -103,7 +113,7 @@ pub struct NodeStats {
     pub faults: Vec<FaultStats>,
     /// The vCPUs that are resident here.
     pub vcpus: Vec<VcpuStats>,
-    /// Moves from here.
+    /// Moves.
     pub moves: MoveStats,
     /// Interrupts that were sent on to the node where their vCPU is.
     pub interrupts_relayed: u64,

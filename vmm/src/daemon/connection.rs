@@ -1,11 +1,12 @@
 //! One connection to the daemon: its Hello, and what is done about it.
 
 use std::net::{SocketAddr, TcpStream};
+use std::sync::mpsc::SendError;
 use std::time::Instant;
 
 use tracing::{debug, info, warn};
 
-use super::{Shared, SpawnRequest};
+use super::{Shared, SpawnRequest, SpawnerOrder};
 use crate::control::ending::tidy;
 use crate::control::frame;
 use crate::control::guest::{GuestId, GuestName};
@@ -65,8 +66,8 @@ fn create(shared: &Shared, stream: TcpStream, guest: GuestId, name: GuestName) {
     match shared.guests.reserve(guest, name) {
         Ok(reservation) => {
             let request = SpawnRequest { reservation, launcher: stream };
-            if let Err(mpsc_error) = shared.spawner.send(request) {
-                refuse(&mpsc_error.0.launcher, "this daemon is shutting down".into());
+            if let Err(SendError(SpawnerOrder::Start(request))) = shared.spawner.send(SpawnerOrder::Start(request)) {
+                refuse(&request.launcher, "this daemon is shutting down".into());
             }
         }
         Err(why) => {

@@ -89,16 +89,24 @@ pub struct Daemon {
     listener: Arc<TcpListener>,
     address: SocketAddr,
     shared: Arc<Shared>,
-    spawning: Receiver<SpawnRequest>,
+    spawning: Receiver<SpawnerOrder>,
     spawner: Box<dyn WorkerSpawner>,
 }
 
 /// What the daemon's threads share.
 struct Shared {
     guests: Arc<Guests>,
-    spawner: Sender<SpawnRequest>,
+    spawner: Sender<SpawnerOrder>,
     handshakes: AtomicUsize,
     stopping: AtomicBool,
+}
+
+/// What the spawner thread is told.
+enum SpawnerOrder {
+    /// A launcher's connection needs a worker.
+    Start(SpawnRequest),
+    /// The daemon ends.
+    End,
 }
 
 /// A launcher's connection that needs a worker.
@@ -163,22 +171,18 @@ impl Daemon {
     pub fn run(self) -> Result<(), DaemonError> {
         let Daemon { listener, shared, spawning, spawner, .. } = self;
         let guests = shared.guests.clone();
-        let (done_tx, done) = mpsc::channel::<()>();
         let spawn_loop = move || {
-            for request in spawning {
+            while let Ok(SpawnerOrder::Start(request)) = spawning.recv() {
                 start_worker(&guests, &*spawner, request);
             }
-            drop(done_tx);
         };
         let thread = std::thread::Builder::new().name("spawner".into());
         let spawner_thread = thread.spawn(spawn_loop).map_err(DaemonError::Thread)?;
         accept_loop(&listener, &shared);
         stop_guests(&shared.guests);
-        drop((shared, listener));
-        // The spawner ends when the last connection thread has let go of it; a thread inside a Hello may take seconds, and
-        // nothing that it does matters any more.
-        let _timed_out = done.recv_timeout(Duration::from_millis(200));
-        drop(spawner_thread);
+        // It fails only when the thread has ended; and a panic in it was printed there.
+        let _ended = shared.spawner.send(SpawnerOrder::End);
+        let _panicked = spawner_thread.join();
         Ok(())
     }
 }

@@ -56,12 +56,12 @@ impl Ended {
 #[derive(Clone, Debug)]
 pub struct ProcessSpawner {
     program: PathBuf,
-    /// Arguments in front of the verb: how to log.
+    /// Further arguments: how to log.
     arguments: Vec<String>,
 }
 
 impl ProcessSpawner {
-    /// Workers of the running program, with these arguments in front of their verb.
+    /// Workers of the running program, with these further arguments.
     pub fn this_program(arguments: Vec<String>) -> Self {
         // Not the path that it was started by: the file there may be another one by now.
         ProcessSpawner { program: "/proc/self/exe".into(), arguments }
@@ -74,10 +74,10 @@ impl WorkerSpawner for ProcessSpawner {
         let inherited = [launcher.as_raw_fd(), lifeline.as_raw_fd()];
         let mut command = Command::new(&self.program);
         command
-            .args(&self.arguments)
             .arg("worker")
             .arg(format!("--launcher-fd={}", inherited[0]))
             .arg(format!("--lifeline-fd={}", inherited[1]))
+            .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             // A Ctrl-C on the daemon's terminal is for the daemon.

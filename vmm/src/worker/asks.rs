@@ -56,15 +56,27 @@ pub fn answer_user(node: &Arc<Node>, ask: Ask) -> Outcome {
             node.life.end(EndCause::Stopped(StopReason::Command));
             Ok(Answer::Stopping)
         }
-        Ask::Vcpus | Ask::NodeStats | Ask::MoveFromHere { .. } => answer_peer(node, ask),
+        Ask::Vcpus => gather_vcpus(node),
+        Ask::NodeStats | Ask::MoveFromHere { .. } => answer_peer(node, ask),
     }
+}
+
+/// All vCPUs: what each node says of those that are there, and for the others, which are on their way or on a silent node,
+/// what is known here.
+fn gather_vcpus(node: &Arc<Node>) -> Outcome {
+    let mut vcpus = machine(node)?.vcpus();
+    for resident in gather(node).nodes.into_iter().flat_map(|stats| stats.vcpus) {
+        if let Some(known) = vcpus.iter_mut().find(|known| known.vcpu == resident.vcpu) {
+            *known = resident;
+        }
+    }
+    Ok(Answer::Vcpus(vcpus))
 }
 
 /// Answers another node: only what this node can answer alone, so that no question goes in circles.
 pub fn answer_peer(node: &Arc<Node>, ask: Ask) -> Outcome {
     match ask {
         Ask::NodeStats => Ok(Answer::NodeStats(Box::new(node.stats()))),
-        Ask::Vcpus => Ok(Answer::Vcpus(machine(node)?.vcpus())),
         Ask::MoveFromHere { vcpu, to } => {
             if to.index() >= node.spec.nodes() {
                 return Err(format!("the guest has no {to}"));
@@ -74,7 +86,7 @@ pub fn answer_peer(node: &Arc<Node>, ask: Ask) -> Outcome {
             }
             machine(node)?.move_vcpu(vcpu, to).map(Answer::Moved)
         }
-        Ask::Stats | Ask::Move { .. } | Ask::Stop => Err("this is not asked by one node of another".into()),
+        Ask::Stats | Ask::Vcpus | Ask::Move { .. } | Ask::Stop => Err("this is not asked by one node of another".into()),
     }
 }
 

@@ -8,8 +8,8 @@
 pub mod asks;
 pub mod bring_up;
 pub mod clock;
-pub mod console;
 pub mod image;
+pub mod kvm_guest;
 pub mod life;
 pub mod machine;
 pub mod mesh;
@@ -62,14 +62,18 @@ struct Worker {
     users: AtomicUsize,
 }
 
-/// Runs a worker on the connections that its daemon gave it, until the guest has ended.
+/// Runs a worker on the connections that its daemon gave it, until the guest has ended. `life` lets the caller end it.
 ///
 /// # Errors
 /// When the connections are of no use. An end of the guest, whatever its cause, is none: the launcher is told.
-pub fn run(launcher: TcpStream, lifeline: Lifeline, builder: &dyn GuestBuilder) -> std::io::Result<()> {
+pub fn run(
+    launcher: TcpStream,
+    lifeline: Lifeline,
+    life: Arc<Life>,
+    builder: &dyn GuestBuilder,
+) -> std::io::Result<()> {
     socket::tune(&launcher)?;
     launcher.set_write_timeout(None)?;
-    let life = Arc::new(Life::default());
     let reading = launcher.try_clone()?;
     life.wake_reader_of(launcher.try_clone()?);
     let worker = Arc::new(Worker {
@@ -86,6 +90,8 @@ pub fn run(launcher: TcpStream, lifeline: Lifeline, builder: &dyn GuestBuilder) 
         info!("the launcher is gone before it began: {error}");
         return Ok(());
     }
+    let telling = worker.clone();
+    thread("alive", move || telling.tell_alive())?;
     let mut reader = FrameReader::new(reading);
     let mut bring_up = bring_up::BringUp::new(&worker, &mut reader, &arrivals);
     match bring_up.run(builder) {
@@ -186,9 +192,7 @@ impl Worker {
         let (worker, source) = (self.clone(), node.clone());
         thread("console-out", move || worker.send_output(&source))?;
         let (worker, sink) = (self.clone(), node.clone());
-        thread("console-in", move || worker.feed_input(&sink))?;
-        let worker = self.clone();
-        thread("alive", move || worker.tell_alive())
+        thread("console-in", move || worker.feed_input(&sink))
     }
 
     fn tell_alive(&self) {
@@ -207,6 +211,7 @@ impl Worker {
                 sent = self.launcher.send(&Report::ConsoleLost { bytes: taken.lost });
             }
             if sent.is_err() {
+                node.output.abandon();
                 return;
             }
         }
@@ -241,8 +246,8 @@ impl Worker {
         node.peers.await_all_ended(FAREWELL_LIMIT);
         node.input.close();
         let _gone = self.launcher.socket().set_write_timeout(Some(FLUSH_LIMIT));
-        node.output.await_empty(FLUSH_LIMIT);
         node.output.close();
+        node.output.await_empty(FLUSH_LIMIT);
         let ended = Report::Ended { cause, stats: Box::new(node.stats()) };
         if let Err(error) = self.launcher.send(&ended) {
             info!("the launcher did not hear of the end: {error}");

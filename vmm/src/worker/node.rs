@@ -9,18 +9,21 @@ use tracing::warn;
 
 use super::asks;
 use super::clock::{self, Clock};
-use super::console::ByteQueue;
 use super::life::Life;
 use super::machine::{GuestEvents, GuestMachine};
 use super::peers::{PeerLink, Peers};
+use crate::control::byte_queue::ByteQueue;
 use crate::control::ending::EndCause;
 use crate::control::frame::{FrameError, FrameReader};
 use crate::control::guest::GuestSpec;
+use crate::control::orders::INPUT_BYTES_MAX;
 use crate::control::peer::{PeerFrame, ASKS_OPEN_MAX};
 use crate::control::socket::{hang_up, DEAD_AFTER};
 use crate::control::stats::NodeStats;
 use crate::time::estimate::Round;
 
+/// Most bytes of console output that wait for the launcher.
+const OUTPUT_BYTES_MAX: usize = 1 << 20;
 /// How often a node says that it is alive.
 pub const ALIVE_EVERY: Duration = Duration::from_secs(1);
 /// After a silence of [`DEAD_AFTER`], how long to look for bytes that arrived while this process was not running.
@@ -53,8 +56,8 @@ impl Node {
             life,
             peers,
             clock,
-            output: Arc::new(ByteQueue::output()),
-            input: ByteQueue::input(),
+            output: Arc::new(ByteQueue::new(OUTPUT_BYTES_MAX)),
+            input: ByteQueue::new(INPUT_BYTES_MAX),
             machine: OnceLock::new(),
             started: OnceLock::new(),
             asks_open: AtomicUsize::new(0),

@@ -93,6 +93,7 @@ impl Lab {
         let first = dir.path().join("host-1.cpio");
         std::fs::write(&first, [common, images::extras(&spec.files)?].concat())?;
 
+        let vmlinux = kernel.unpacked()?;
         let tsc_khz = host::tsc_khz()?;
         let step =
             Step::start(format!("booting {} lab host{}", spec.hosts, if spec.hosts == 1 { "" } else { "s" }));
@@ -104,7 +105,7 @@ impl Lab {
                 hosts: spec.hosts,
                 cpus: spec.cpus,
                 memory_mib: spec.memory_mib,
-                kernel: &kernel.image(),
+                kernel: &vmlinux,
                 initramfs: if index.0 == 0 { &first } else { &initramfs },
                 node: spec.tessera.is_some(),
                 tsc_khz,

@@ -4,7 +4,7 @@ mod packages;
 pub mod release;
 mod sources;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::kernels::{Kernel, Series};
 use crate::progress::Step;
@@ -36,10 +36,18 @@ pub fn ensure() -> Result<()> {
     for series in [Series::Bookworm, Series::Backports] {
         if Kernel::cached(series).is_none() {
             let step = Step::start(format!("fetching the stock kernel {}", series.name()));
-            packages::ensure_lists()?;
-            let kernel = Kernel::get(series)?;
-            step.done(&kernel.release);
+            step.done(&fetch(series)?.release);
         }
     }
     Ok(())
+}
+
+/// Fetches a kernel. Lists that are there may be old, and what they name gone from the archive: then they are
+/// read anew.
+fn fetch(series: Series) -> Result<Kernel> {
+    packages::ensure_lists()?;
+    Kernel::get(series).or_else(|error| {
+        packages::update_lists().context(error)?;
+        Kernel::get(series)
+    })
 }

@@ -48,6 +48,7 @@ const PACKAGES: &[Package] = &[
         brings: Brings::Program("xz"),
         why: "unpacks kernel modules",
     },
+    Package { name: "zstd", from_backports: false, brings: Brings::Program("zstd"), why: "unpacks kernels" },
     Package {
         name: "gcc",
         from_backports: false,
@@ -132,11 +133,15 @@ pub fn ensure_lists() -> Result<()> {
             release::pretty_name()
         );
     }
-    need_root("  the package lists of the backports suite")?;
     update_lists()
 }
 
-fn update_lists() -> Result<()> {
+/// Reads the package lists anew, of the backports suite too.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn update_lists() -> Result<()> {
+    need_root("  fresh package lists of the release and its backports")?;
     if !sources::has_backports() {
         let file = sources::add_backports()?;
         eprintln!("added {} to apt's sources", file.display());

@@ -17,7 +17,8 @@ const HANG: Duration = Duration::from_secs(20);
 const GFN: Gfn = Gfn(600);
 
 fn pages() -> GuestPages {
-    let layout = Layout::new(vec![Region { start: Gfn(0), pages: 2048, home: NodeId(0) }]).expect("valid layout");
+    let layout =
+        Layout::new(vec![Region { start: Gfn(0), pages: 2048, home: NodeId(0) }]).expect("valid layout");
     GuestPages::new(NodeMemory::new(layout).expect("memory")).expect("a usable userfaultfd (run as root)")
 }
 
@@ -282,6 +283,44 @@ fn an_extent_can_be_owned_and_split_again_and_again() {
         pages.split_extent(GFN.extent()).expect("split");
         pages.protect(GFN).expect("protect");
     }
+}
+
+#[test]
+fn an_owned_extent_that_stays_tracked_is_all_ours() {
+    // As when the kernel has no mapping left for it: copies become writable, absent pages are filled by wake.
+    let mut pages = pages();
+    pages.install(GFN, Bytes::Zero, Access::Read, Waiters::Wake).expect("install");
+    pages.own_tracked(GFN.extent()).expect("own");
+    assert_eq!(Toucher::start(&pages, GFN, store).finish(), 0);
+    let writer = Toucher::start(&pages, Gfn(700), store);
+    expect_fault(&pages, Gfn(700), FaultKind::MissingWrite);
+    pages.wake(Gfn(700), Access::Write).expect("wake");
+    assert_eq!(writer.finish(), 0);
+    pages.split_extent(GFN.extent()).expect("split");
+    pages.protect(Gfn(701)).expect("protect");
+    assert_eq!(Toucher::start(&pages, Gfn(701), load).finish(), 0);
+}
+
+#[test]
+fn tracking_everything_keeps_owned_extents_ours() {
+    let mut pages = pages();
+    for extent in [0, 2, 3] {
+        pages.own_extent(Extent(extent)).expect("own");
+    }
+    assert_eq!(Toucher::start(&pages, Gfn(5), store).finish(), 0);
+    pages.track_all().expect("track");
+    assert_eq!(Toucher::start(&pages, Gfn(5), store).finish(), 7);
+    let reader = Toucher::start(&pages, Extent(3).first(), load);
+    expect_fault(&pages, Extent(3).first(), FaultKind::MissingRead);
+    pages.wake(Extent(3).first(), Access::Write).expect("wake");
+    assert_eq!(reader.finish(), 0);
+    // What was not ours still is not.
+    let reader = Toucher::start(&pages, GFN, load);
+    expect_fault(&pages, GFN, FaultKind::MissingRead);
+    pages.wake(GFN, Access::Read).expect("wake");
+    assert!(reader.waits());
+    pages.install(GFN, Bytes::Zero, Access::Read, Waiters::Wake).expect("install");
+    assert_eq!(reader.finish(), 0);
 }
 
 #[test]

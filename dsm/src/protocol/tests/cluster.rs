@@ -1,12 +1,13 @@
 //! Nodes joined by links that keep the order, and the invariants that hold after every step.
 
 use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use super::host::{Effects, Host, Packet, Pages};
 use crate::ids::{Extent, Gfn, NodeId, EXTENT_PAGES};
 use crate::layout::{Layout, Region};
-use crate::protocol::{Access, Action, Event, LeasePolicy, Micros, Node, NodeConfig, Rights};
+use crate::protocol::{Access, Action, Counters, Event, LeasePolicy, Micros, Node, NodeConfig, Rights};
 
 /// A layout of one region for each extent, with the given homes.
 pub fn layout(homes: &[u8]) -> Arc<Layout> {
@@ -77,7 +78,8 @@ pub struct Cluster {
     /// Each page's latest version.
     pub latest: Vec<u64>,
     pub fault: Option<Fault>,
-    actions: Vec<Action>,
+    /// Of the last step.
+    pub actions: Vec<Action>,
 }
 
 impl Cluster {
@@ -134,27 +136,8 @@ impl Cluster {
         self.step(now, to, event, packet.bytes).map(Some)
     }
 
-    /// One writer or many readers, and every copy that can be read is the latest.
     fn check_page(&self, index: usize) -> Result<(), String> {
-        let gfn = self.pages.gfn(index);
-        let rights = |host: &Host| host.mappings[index].rights;
-        let writers = self.hosts.iter().filter(|host| rights(host) == Rights::Write).count();
-        let readers = self.hosts.iter().filter(|host| rights(host) == Rights::Read).count();
-        if writers > 1 || (writers == 1 && readers > 0) {
-            let all: Vec<Rights> = self.hosts.iter().map(rights).collect();
-            return Err(format!("{gfn} has {writers} writers and {readers} readers: {all:?}"));
-        }
-        for (at, host) in self.hosts.iter().enumerate() {
-            let mapping = &host.mappings[index];
-            if mapping.rights != Rights::None && mapping.bytes != self.latest[index] {
-                let latest = self.latest[index];
-                return Err(format!(
-                    "node {at} may read {gfn} version {}, latest is {latest}",
-                    mapping.bytes
-                ));
-            }
-        }
-        Ok(())
+        check_page(self.hosts.iter(), index, self.latest[index])
     }
 
     /// Does the access if the guest may.
@@ -216,6 +199,29 @@ impl Cluster {
     }
 }
 
+/// One writer or many readers, and every copy that can be read is the latest.
+pub fn check_page<'a>(
+    hosts: impl Iterator<Item = &'a Host> + Clone,
+    index: usize,
+    latest: u64,
+) -> Result<(), String> {
+    let count = |rights| hosts.clone().filter(|host| host.mappings[index].rights == rights).count();
+    let (writers, readers) = (count(Rights::Write), count(Rights::Read));
+    if writers > 1 || (writers == 1 && readers > 0) {
+        return Err(format!("page {index} has {writers} writers and {readers} readers"));
+    }
+    for (at, host) in hosts.enumerate() {
+        let mapping = &host.mappings[index];
+        if mapping.rights != Rights::None && mapping.bytes != latest {
+            return Err(format!(
+                "node {at} may read page {index} version {}, latest is {latest}",
+                mapping.bytes
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// What only tests may see of a node.
 impl Node {
     /// Nothing is asked for, deferred or being transacted.
@@ -230,6 +236,26 @@ impl Node {
 
     pub fn is_home(&self, gfn: Gfn) -> bool {
         self.place(gfn).is_ok_and(|place| place.home == self.me)
+    }
+
+    /// Takes out what makes states differ that behave alike: counts, past times, and transaction numbers that grow.
+    pub fn normalise(&mut self) {
+        self.counters = Counters::default();
+        self.pages.forget_times();
+        self.leases.fulfilled(0);
+        self.directory.reuse_numbers();
+    }
+
+    /// A digest of all that bears on the pages given.
+    pub fn digest(&self, gfns: impl Iterator<Item = Gfn>) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (&self.wanted, &self.deferred, &self.leases, self.directory.transactions()).hash(&mut hasher);
+        for gfn in gfns {
+            let place = self.place(gfn).expect("in RAM");
+            (self.pages.page(place), self.pages.is_whole(place)).hash(&mut hasher);
+            self.directory.recorded(place).hash(&mut hasher);
+        }
+        hasher.finish()
     }
 
     /// Who has the page, as this home's directory says.

@@ -7,5 +7,8 @@
 
 mod cluster;
 mod host;
+mod model;
 mod random;
+mod rules;
 mod simulation;
+mod violations;

@@ -118,7 +118,12 @@ impl Arena {
 
     /// Pages left in the smallest stripe.
     pub fn left(&self) -> u64 {
-        self.stripes.iter().map(|stripe| stripe.get()).map(|s| (s.end - s.start) / PAGE_BYTES).min().unwrap_or(0)
+        self.stripes
+            .iter()
+            .map(|stripe| stripe.get())
+            .map(|s| (s.end - s.start) / PAGE_BYTES)
+            .min()
+            .unwrap_or(0)
     }
 
     fn take(&self, stripe: usize, bytes: u64, align: u64) -> &'static [Page] {

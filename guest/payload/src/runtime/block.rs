@@ -47,7 +47,13 @@ const _: () = assert!(core::mem::offset_of!(Block, user_stack) == 4096 + 256);
 
 impl Block {
     /// Fills in what ring 0 needs to bring this CPU to `entry` in ring 3 with the stack that ends at `stack_end`.
-    pub fn prepare(&self, index: usize, apic_id: u32, stack_end: u64, entry: extern "C" fn(&'static Block) -> !) {
+    pub fn prepare(
+        &self,
+        index: usize,
+        apic_id: u32,
+        stack_end: u64,
+        entry: extern "C" fn(&'static Block) -> !,
+    ) {
         // The ABI: at a function's first instruction RSP is 8 below a multiple of 16.
         self.user_stack.store(stack_end - 8, Ordering::Relaxed);
         self.entry.store(entry as usize as u64, Ordering::Relaxed);

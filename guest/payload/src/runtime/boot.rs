@@ -50,12 +50,13 @@ impl ZeroPage {
     /// The usable ranges of memory, in the order of the map.
     pub fn memory(self) -> impl Iterator<Item = Range> {
         let count = usize::from(self.read::<u8>(E820_COUNT)).min(E820_ROOM);
-        (0..count as u64).map(move |entry| E820_TABLE + entry * 20).filter(move |&at| self.read::<u32>(at + 16) == USABLE).map(
-            move |at| {
+        (0..count as u64)
+            .map(move |entry| E820_TABLE + entry * 20)
+            .filter(move |&at| self.read::<u32>(at + 16) == USABLE)
+            .map(move |at| {
                 let start = self.read::<u64>(at);
                 Range { start, end: start.saturating_add(self.read::<u64>(at + 8)) }
-            },
-        )
+            })
     }
 
     fn read<T: Copy>(self, offset: u64) -> T {

@@ -55,7 +55,14 @@ extern "C" fn exception_main(block: &'static Block) -> ! {
         Status::Exception,
         format_args!(
             "cpu {} (apic id {}): vector {} error {:#x} rip {:#x} cs {:#x} rsp {:#x} cr2 {:#x}",
-            block.index(), block.apic_id(), word(&e.vector), word(&e.error), word(&e.rip), word(&e.cs), word(&e.rsp), word(&e.cr2)
+            block.index(),
+            block.apic_id(),
+            word(&e.vector),
+            word(&e.error),
+            word(&e.rip),
+            word(&e.cs),
+            word(&e.rsp),
+            word(&e.cr2)
         ),
     )
 }

@@ -1,15 +1,20 @@
-//! The way from ring 3 to the few privileged instructions that tests need: a breakpoint exception with the number of
+//! The way from ring 3 to the few privileged instructions that tests need: an invalid instruction with the number of
 //! the gate in R11. See `ring0.s` for why.
 
 use core::arch::asm;
 use core::sync::atomic::AtomicU64;
+
+/// What R11 holds for gate 0; the assembly's `GATE_MAGIC`.
+const MAGIC: u64 = 0x7e55_e700;
+/// What R11 holds for the gate of [`wait_while`].
+pub const WAIT: u64 = MAGIC + 2;
 
 /// Writes a model-specific register.
 pub fn wrmsr(register: u32, value: u64) {
     // SAFETY: the gate executes WRMSR and nothing else; a bad register ends in the exception report. Registers that
     // move memory under the program (page tables, APIC base) are not written by the tests.
     unsafe {
-        asm!("int3", inout("r11") 0u64 => _, in("ecx") register, in("eax") value as u32, in("edx") (value >> 32) as u32);
+        asm!("ud2", inout("r11") MAGIC + 0 => _, in("ecx") register, in("eax") value as u32, in("edx") (value >> 32) as u32);
     }
 }
 
@@ -18,7 +23,7 @@ pub fn rdmsr(register: u32) -> u64 {
     let (low, high): (u32, u32);
     // SAFETY: the gate executes RDMSR and nothing else.
     unsafe {
-        asm!("int3", inout("r11") 1u64 => _, in("ecx") register, out("eax") low, out("edx") high);
+        asm!("ud2", inout("r11") MAGIC + 1 => _, in("ecx") register, out("eax") low, out("edx") high);
     }
     u64::from(high) << 32 | u64::from(low)
 }
@@ -28,7 +33,7 @@ pub fn rdmsr(register: u32) -> u64 {
 pub fn wait_while(word: &AtomicU64, seen: u64) {
     // SAFETY: the gate reads the word, which outlives the call, and halts.
     unsafe {
-        asm!("int3", inout("r11") 2u64 => _, in("rdi") word.as_ptr(), in("rsi") seen);
+        asm!("ud2", inout("r11") MAGIC + 2 => _, in("rdi") word.as_ptr(), in("rsi") seen);
     }
 }
 
@@ -36,7 +41,7 @@ pub fn wait_while(word: &AtomicU64, seen: u64) {
 pub fn invlpg(address: u64) {
     // SAFETY: the gate executes INVLPG, which has no effect on memory.
     unsafe {
-        asm!("int3", inout("r11") 3u64 => _, in("rdi") address);
+        asm!("ud2", inout("r11") MAGIC + 3 => _, in("rdi") address);
     }
 }
 
@@ -45,15 +50,7 @@ pub fn xsetbv(components: u64) {
     // SAFETY: the gate sets XCR0; the caller took the components from CPUID, and no register content is lost by
     // enabling more of them.
     unsafe {
-        asm!("int3", inout("r11") 4u64 => _, in("ecx") 0, in("eax") components as u32, in("edx") (components >> 32) as u32);
-    }
-}
-
-/// Drops all translations of this CPU (none is global).
-pub fn flush_translations() {
-    // SAFETY: the gate reloads CR3 with its own value.
-    unsafe {
-        asm!("int3", inout("r11") 5u64 => _);
+        asm!("ud2", inout("r11") MAGIC + 4 => _, in("ecx") 0, in("eax") components as u32, in("edx") (components >> 32) as u32);
     }
 }
 
@@ -64,7 +61,7 @@ pub fn print(port: u16, text: &[u8]) {
     }
     // SAFETY: the gate reads the text and executes OUT; the console's port has no effect on memory.
     unsafe {
-        asm!("int3", inout("r11") 6u64 => _, in("dx") port, inout("rsi") text.as_ptr() => _, inout("rcx") text.len() => _, out("al") _);
+        asm!("ud2", inout("r11") MAGIC + 5 => _, in("dx") port, inout("rsi") text.as_ptr() => _, inout("rcx") text.len() => _, out("al") _);
     }
 }
 
@@ -72,7 +69,7 @@ pub fn print(port: u16, text: &[u8]) {
 pub fn exit(port: u16, status: u32) {
     // SAFETY: the gate executes OUT; nothing runs after it.
     unsafe {
-        asm!("int3", inout("r11") 7u64 => _, in("dx") port, in("eax") status);
+        asm!("ud2", inout("r11") MAGIC + 6 => _, in("dx") port, in("eax") status);
     }
 }
 
@@ -81,7 +78,7 @@ pub fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
     let (a, b, c, d): (u32, u64, u32, u32);
     // SAFETY: the gate executes CPUID.
     unsafe {
-        asm!("int3", inout("r11") 8u64 => _, inout("eax") leaf => a, inout("ecx") subleaf => c, out("edx") d, out("r8") b);
+        asm!("ud2", inout("r11") MAGIC + 7 => _, inout("eax") leaf => a, inout("ecx") subleaf => c, out("edx") d, out("r8") b);
     }
     [a, b as u32, c, d]
 }
@@ -91,16 +88,16 @@ pub fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
 #[repr(u64)]
 pub enum Keeper {
     /// CR2, the address of the last page fault.
-    Cr2 = 9,
+    Cr2 = 8,
     /// DR0, the first breakpoint address.
-    Dr0 = 11,
+    Dr0 = 10,
 }
 
 /// Sets a [`Keeper`].
 pub fn keep(keeper: Keeper, value: u64) {
     // SAFETY: neither register does anything by itself.
     unsafe {
-        asm!("int3", inout("r11") keeper as u64 => _, in("rdi") value);
+        asm!("ud2", inout("r11") MAGIC + keeper as u64 => _, in("rdi") value);
     }
 }
 
@@ -109,7 +106,7 @@ pub fn kept(keeper: Keeper) -> u64 {
     let value;
     // SAFETY: reads a register.
     unsafe {
-        asm!("int3", inout("r11") keeper as u64 + 1 => _, out("rax") value);
+        asm!("ud2", inout("r11") MAGIC + keeper as u64 + 1 => _, out("rax") value);
     }
     value
 }

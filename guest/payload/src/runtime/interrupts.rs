@@ -12,8 +12,6 @@ const LDR: u32 = 0x80d;
 const LVT_TIMER: u32 = 0x832;
 /// Deadline of the timer, in TSC cycles.
 const TSC_DEADLINE: u32 = 0x6e0;
-/// The exception that leads to the gates: ring 3 may raise it.
-const BREAKPOINT: usize = 3;
 
 /// The first vector that tests may use.
 pub const FIRST_FREE_VECTOR: u8 = 0x30;
@@ -34,8 +32,6 @@ pub enum To {
     Logical(u32),
     /// All CPUs except the sender.
     AllButSelf,
-    /// The sender.
-    Myself,
 }
 
 /// What is sent.
@@ -57,13 +53,9 @@ pub fn install() {
     let (table, stubs) = unsafe { (&*&raw const idt, &*&raw const vector_stubs) };
     for (vector, entry) in table.iter().enumerate() {
         let address = stubs[vector].as_ptr() as u64;
-        let ring = if vector == BREAKPOINT { 3 } else { 0 };
         // Interrupt gate to the ring-0 code segment. The image lies below 4 GiB.
-        let attributes = 0x8e00 | ring << 13;
-        entry[0].store(
-            address & 0xffff | 0x08 << 16 | attributes << 32 | (address >> 16) << 48,
-            Ordering::Relaxed,
-        );
+        entry[0]
+            .store(address & 0xffff | 0x08 << 16 | 0x8e00 << 32 | (address >> 16) << 48, Ordering::Relaxed);
         entry[1].store(0, Ordering::Relaxed);
     }
 }
@@ -79,7 +71,6 @@ pub fn send(to: To, what: What) {
     let target = match to {
         To::Cpu(id) => u64::from(id) << 32,
         To::Logical(set) => u64::from(set) << 32 | 0x800,
-        To::Myself => 1 << 18,
         To::AllButSelf => 3 << 18,
     };
     // The write is not serialising (SDM "MSR access in x2APIC mode"): what was stored before must be visible

@@ -153,9 +153,9 @@ impl Machine {
 
     /// The number under `key`, or `default`; a bad one ends the run.
     pub fn number(&self, key: &'static str, default: u64) -> u64 {
-        self.cmdline.number(key, default).unwrap_or_else(|bad| {
-            fail(Status::Usage, format_args!("{}={} is no number", bad.key, bad.value))
-        })
+        self.cmdline
+            .number(key, default)
+            .unwrap_or_else(|bad| fail(Status::Usage, format_args!("{}={} is no number", bad.key, bad.value)))
     }
 
     /// The index of a CPU under `key`, or `default`; one that does not exist ends the run.
@@ -182,20 +182,25 @@ fn install_trampoline() {
     // SAFETY: the trampoline's bytes are part of the image; its page below 1 MiB is usable memory that nothing else uses
     // (the loader's own data lie below 0x21000 and from 0x9fc00 on).
     unsafe {
-        core::ptr::copy_nonoverlapping(start as *const u8, TRAMPOLINE_PAGE as *mut u8, (end - start) as usize);
+        core::ptr::copy_nonoverlapping(
+            start as *const u8,
+            TRAMPOLINE_PAGE as *mut u8,
+            (end - start) as usize,
+        );
     }
 }
 
 /// Where `ring0.s` leads an AP, after every start.
 extern "C" fn ap_main(block: &'static Block) -> ! {
     let index = block.index();
-    block.starts.fetch_add(1, Ordering::AcqRel);
     // SAFETY: both were set before any AP was started and are never freed.
     let (job, done) = unsafe { (&*JOB.load(Ordering::Relaxed), &*DONE.load(Ordering::Relaxed).add(index)) };
     let done = done.word(0);
     // A CPU that was restarted does not do over what it was doing.
     let mut last = job.word(0).load(Ordering::Acquire);
     done.store(last, Ordering::Release);
+    // Only now may the boot CPU go on: a job that it publishes must find this CPU waiting for it.
+    block.starts.fetch_add(1, Ordering::AcqRel);
     loop {
         let wakes = block.count(WAKE_VECTOR).load(Ordering::Acquire);
         let number = job.word(0).load(Ordering::Acquire);

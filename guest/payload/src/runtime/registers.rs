@@ -4,6 +4,8 @@ use core::sync::atomic::AtomicU64;
 
 use payload_core::random::Random;
 
+use super::gates;
+
 core::arch::global_asm!(include_str!("registers.s"));
 
 unsafe extern "C" {
@@ -11,8 +13,10 @@ unsafe extern "C" {
 }
 
 /// General registers in the order of `registers.s`: RAX RBX RCX RDX RSI RDI RBP R8..R15, then RFLAGS.
-const NAMES: [&str; 16] =
-    ["rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "rflags"];
+const NAMES: [&str; 16] = [
+    "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+    "rflags",
+];
 const RCX: usize = 2;
 const RSI: usize = 4;
 const RDI: usize = 5;
@@ -20,8 +24,6 @@ const R11: usize = 10;
 const FLAGS: usize = 15;
 /// Carry, direction and ID: flags that ring 3 sets and that nothing in between changes.
 const HELD_FLAGS: u64 = 1 | 1 << 10 | 1 << 21;
-/// The gate that halts; see `gates::wait_while`.
-const WAIT_GATE: u64 = 2;
 
 /// One side of a [`Hold`]: values of all registers.
 #[repr(C, align(64))]
@@ -62,8 +64,8 @@ impl Hold {
     pub fn random(random: &mut Random, avx: bool) -> Self {
         let rounding = random.below(4) as u32;
         let values = Values {
-            general: core::array::from_fn(|_| random.next()),
-            vector: core::array::from_fn(|_| core::array::from_fn(|_| random.next())),
+            general: core::array::from_fn(|_| random.word()),
+            vector: core::array::from_fn(|_| core::array::from_fn(|_| random.word())),
             // Whole numbers pass through the 80-bit registers unchanged.
             x87: core::array::from_fn(|_| (random.below(1 << 50) as f64).to_bits()),
             mxcsr: 0x1f80 | rounding << 13 | 1 << 15,
@@ -84,7 +86,7 @@ impl Hold {
                 0
             }
             Passing::Halted(word, seen) => {
-                (general[RDI], general[RSI], general[R11]) = (word.as_ptr() as u64, seen, WAIT_GATE);
+                (general[RDI], general[RSI], general[R11]) = (word.as_ptr() as u64, seen, gates::WAIT);
                 1
             }
         };

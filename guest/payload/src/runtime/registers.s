@@ -77,7 +77,7 @@ hold_registers:
 4:  push qword ptr [r15 + IN_FLAGS]
     popfq
     load_general_registers
-    int3
+    ud2                             # a gate
 
 5:  push rax
     pushfq

@@ -111,24 +111,28 @@ enter:
     xor ebp, ebp
     iretq
 
-# ---- gates: R11 = which one, then `int3` from ring 3; interrupts off. Breakpoint exceptions, because a KVM
-#      that emulates ring 0 emulates neither `int n` nor ring-3 port access, but does reflect exceptions. ----
-.set GATES, 13
-gate_entry:
+# ---- gates: R11 = GATE_MAGIC + which one, then `ud2` from ring 3; interrupts off. Why `ud2`: a KVM that emulates
+#      ring 0 emulates neither `int n` nor ring-3 port access, but it does reflect exceptions; and a fault, unlike the trap
+#      of `int3`, is in the state that KVM_GET_VCPU_EVENTS gives when the CPU is moved just then. ----
+.set GATES, 12
+.set GATE_MAGIC, 0x7e55e700
+gate_entry:                         # stack: rip, cs, rflags, rsp, ss
+    sub r11, GATE_MAGIC
     cmp r11, GATES
     jae 1f
+    add qword ptr [rsp], 2          # past the `ud2`
     push rax
     lea rax, [rip + gate_table]
     mov r11, [rax + r11 * 8]
     pop rax
     jmp r11
-1:  push 0                          # a breakpoint that is no gate
-    push 3
+1:  push 0                          # an invalid instruction that is no gate
+    push 6
     jmp exception_common
 
 .balign 8
 gate_table:
-    .quad gate_wrmsr, gate_rdmsr, gate_wait, gate_invlpg, gate_xsetbv, gate_flush, gate_print, gate_exit
+    .quad gate_wrmsr, gate_rdmsr, gate_wait, gate_invlpg, gate_xsetbv, gate_print, gate_exit
     .quad gate_cpuid, gate_set_cr2, gate_get_cr2, gate_set_dr0, gate_get_dr0
 
 gate_wrmsr:                         # ECX = register, EDX:EAX = value
@@ -193,13 +197,6 @@ gate_set_dr0:                       # RDI = value; no breakpoint is enabled
 
 gate_get_dr0:                       # -> RAX
     mov rax, dr0
-    iretq
-
-gate_flush:                         # all translations of this CPU
-    push rax
-    mov rax, cr3
-    mov cr3, rax
-    pop rax
     iretq
 
 # ---- interrupts: count in the block, EOI ----
@@ -268,7 +265,7 @@ vector_stubs:
     .balign 16
     .if vector == 2
         jmp nmi_entry
-    .elseif vector == 3
+    .elseif vector == 6
         jmp gate_entry
     .elseif vector == 8 || (vector >= 10 && vector <= 14) || vector == 17 || vector == 21 || vector == 29 || vector == 30
         push vector

@@ -32,7 +32,10 @@ pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
             if done() {
                 break;
             }
-            fail(Status::Hang, format_args!("{what} did not happen in {} s", LIMIT_S.load(Ordering::Relaxed)));
+            fail(
+                Status::Hang,
+                format_args!("{what} did not happen in {} s", LIMIT_S.load(Ordering::Relaxed)),
+            );
         }
     }
 }
@@ -57,7 +60,9 @@ impl Barrier {
         let release = self.release.word(0);
         if thread == 0 {
             for arrival in &self.arrivals[1..threads] {
-                wait_until("a barrier: the arrival of a thread", || arrival.word(0).load(Ordering::Acquire) >= round);
+                wait_until("a barrier: the arrival of a thread", || {
+                    arrival.word(0).load(Ordering::Acquire) >= round
+                });
             }
             alone();
             release.store(round, Ordering::Release);

@@ -13,7 +13,9 @@ const X2APIC_ID: u32 = 0x802;
 /// Prints a line.
 pub fn hello(machine: &Machine) -> bool {
     let mut line = Line::new("hello");
-    line.text("cmdline", machine.cmdline.text()).number("cpus", machine.cpus() as u64).number("pages_left", machine.arena.left());
+    line.text("cmdline", machine.cmdline.text())
+        .number("cpus", machine.cpus() as u64)
+        .number("pages_left", machine.arena.left());
     console::print(format_args!("{}", line.end(true)));
     true
 }

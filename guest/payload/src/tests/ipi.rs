@@ -44,7 +44,11 @@ pub fn ipi_count(machine: &Machine) -> bool {
             // The target may be halted and must come to see that it is over.
             interrupts::send(To::Cpu(target.apic_id()), What::Fixed(LAST));
         } else if cpu == to {
-            receive(target, || state[0].word(0).load(Ordering::Acquire) != 0, || state[0].word(1).load(Ordering::Acquire) != 0);
+            receive(
+                target,
+                || state[0].word(0).load(Ordering::Acquire) != 0,
+                || state[0].word(1).load(Ordering::Acquire) != 0,
+            );
         }
     });
     let windows = rounds / 4 / u64::from(WINDOW);
@@ -55,12 +59,18 @@ pub fn ipi_count(machine: &Machine) -> bool {
         _ => 0,
     };
     // 0x2f wakes idle CPUs and is not part of the test.
-    let wrong: u64 = (FIRST_FREE_VECTOR..=0xfe).map(|v| target.count(v).load(Ordering::Acquire).abs_diff(expected(v))).sum();
+    let wrong: u64 = (FIRST_FREE_VECTOR..=0xfe)
+        .map(|v| target.count(v).load(Ordering::Acquire).abs_diff(expected(v)))
+        .sum();
     let astray: u64 = (FIRST_FREE_VECTOR..=0xfe).map(|v| sender.count(v).load(Ordering::Acquire)).sum();
     let sent = rounds / 4 * 2 + windows * u64::from(WINDOW) * 2;
     let ok = wrong == 0 && astray == 0;
     let mut line = Line::new("ipi_count");
-    line.number("from", from as u64).number("to", to as u64).number("sent", sent).number("wrong", wrong).number("astray", astray);
+    line.number("from", from as u64)
+        .number("to", to as u64)
+        .number("sent", sent)
+        .number("wrong", wrong)
+        .number("astray", astray);
     line.thousandths("seconds", clock::ms_since(start));
     console::print(format_args!("{}", line.end(ok)));
     forget_counts(machine);
@@ -83,7 +93,9 @@ fn in_windows(target: &'static Block, rounds: u64) {
             interrupts::send(To::Cpu(target.apic_id()), What::Fixed(vector));
         }
         for vector in vectors {
-            wait_until("the arrival of an interrupt of a window", || target.count(vector).load(Ordering::Acquire) > before);
+            wait_until("the arrival of an interrupt of a window", || {
+                target.count(vector).load(Ordering::Acquire) > before
+            });
         }
     }
 }
@@ -109,7 +121,8 @@ fn receive(me: &'static Block, over: impl Fn() -> bool, halting: impl Fn() -> bo
 /// Lets each later test start from counts of zero.
 fn forget_counts(machine: &Machine) {
     for cpu in 0..machine.cpus() {
-        (FIRST_FREE_VECTOR..=0xfe).for_each(|vector| machine.block(cpu).count(vector).store(0, Ordering::Release));
+        (FIRST_FREE_VECTOR..=0xfe)
+            .for_each(|vector| machine.block(cpu).count(vector).store(0, Ordering::Release));
     }
 }
 
@@ -132,8 +145,9 @@ pub fn ipi_all(machine: &Machine) -> bool {
     clock::spin(clock::us(SETTLE_US));
     let expected = rounds * (cpus as u64 - 1);
     let count = |cpu: usize, vector| blocks.get(cpu).count(vector).load(Ordering::Acquire);
-    let wrong: u64 =
-        (0..cpus).map(|cpu| count(cpu, SHORTHAND).abs_diff(expected) + count(cpu, LOGICAL).abs_diff(expected)).sum();
+    let wrong: u64 = (0..cpus)
+        .map(|cpu| count(cpu, SHORTHAND).abs_diff(expected) + count(cpu, LOGICAL).abs_diff(expected))
+        .sum();
     let mut line = Line::new("ipi_all");
     line.number("cpus", cpus as u64).number("rounds", rounds).number("wrong", wrong);
     line.thousandths("seconds", clock::ms_since(start));
@@ -181,7 +195,11 @@ pub fn nmi(machine: &Machine) -> bool {
             state.word(0).store(1, Ordering::Release);
             interrupts::send(To::Cpu(target.apic_id()), What::Fixed(LAST));
         } else if cpu == to {
-            receive(target, || state.word(0).load(Ordering::Acquire) != 0, || state.word(1).load(Ordering::Acquire) != 0);
+            receive(
+                target,
+                || state.word(0).load(Ordering::Acquire) != 0,
+                || state.word(1).load(Ordering::Acquire) != 0,
+            );
         }
     });
     let wrong = (count.load(Ordering::Acquire) - before).abs_diff(rounds);

@@ -117,7 +117,9 @@ fn take_part(run: &Run, turn: Turn, cpu: usize) {
         return;
     }
     for batch in turn.first_batch..turn.first_batch + turn.batches {
-        run.barrier.pass(thread, threads, 2 * batch, || run.tally.word(500).store(clock::now() + 2_000, Ordering::Relaxed));
+        run.barrier.pass(thread, threads, 2 * batch, || {
+            run.tally.word(500).store(clock::now() + 2_000, Ordering::Relaxed)
+        });
         play(run, thread, batch, run.tally.word(500).load(Ordering::Relaxed));
         run.barrier.pass(thread, threads, 2 * batch + 1, || ());
         if thread == 0 {
@@ -243,7 +245,9 @@ impl fmt::Display for Histogram<'_> {
         let digits = self.0.digits();
         let mut comma = "";
         f.write_str("{")?;
-        for (index, count) in self.1.iter().map(|word| word.load(Ordering::Relaxed)).enumerate().filter(|&(_, n)| n > 0) {
+        for (index, count) in
+            self.1.iter().map(|word| word.load(Ordering::Relaxed)).enumerate().filter(|&(_, n)| n > 0)
+        {
             write!(f, "{comma}\"")?;
             for place in 0..digits {
                 write!(f, "{}", Shape::digit(index, place, digits))?;
@@ -261,7 +265,9 @@ fn report(run: &Run, machine: &Machine, instances: u64, ms: u64) -> bool {
     let forbidden = if run.shape.forbidden { target } else { 0 };
     let ok = forbidden == 0 && corrupt == 0;
     let mut line = Line::new(run.shape.name);
-    line.number("rounds", instances).number("cpus", machine.cpus() as u64).number("threads", run.shape.threads.len() as u64);
+    line.number("rounds", instances)
+        .number("cpus", machine.cpus() as u64)
+        .number("threads", run.shape.threads.len() as u64);
     line.number("forbidden", forbidden).number("corrupt", corrupt);
     if !run.shape.forbidden {
         line.number("relaxed", target);
@@ -269,7 +275,8 @@ fn report(run: &Run, machine: &Machine, instances: u64, ms: u64) -> bool {
     if corrupt > 0 {
         line.number("corrupt_batch", run.tally.word(TALLY_SAMPLE).load(Ordering::Relaxed));
     }
-    line.raw("histogram", format_args!("{}", Histogram(run.shape, &run.tally.words[..OUTCOMES]))).thousandths("seconds", ms);
+    line.raw("histogram", format_args!("{}", Histogram(run.shape, &run.tally.words[..OUTCOMES])))
+        .thousandths("seconds", ms);
     console::print(format_args!("{}", line.end(ok)));
     ok
 }

@@ -3,8 +3,11 @@
 mod atomics;
 mod basic;
 mod ipi;
+mod latency;
 mod litmus;
+mod memory;
 mod moves;
+mod time;
 
 use crate::runtime::exit::{fail, Status};
 use crate::runtime::machine::Machine;
@@ -24,6 +27,11 @@ const TESTS: &[(&str, Test)] = &[
     ("initsipi", ipi::initsipi),
     ("move_bench", moves::move_bench),
     ("move_halt", moves::move_halt),
+    ("tsc", time::tsc),
+    ("timer", time::timer),
+    ("mem_touch", memory::mem_touch),
+    ("tablepage", memory::tablepage),
+    ("latency", latency::latency),
 ];
 
 /// Runs the test of that name; an unknown name ends the run.

@@ -1,15 +1,12 @@
-//! The guest's console on its way to and from the launcher. The guest never waits for it.
+//! A bounded queue of bytes between a producer that must not wait and a consumer that may be slow: a guest's console and
+//! whoever reads it.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::control::orders::INPUT_BYTES_MAX;
-
-/// Most bytes of output that wait for the launcher; what comes on top is lost, and counted.
-const OUTPUT_BYTES_MAX: usize = 1 << 20;
-/// Most bytes of output in one frame.
-const OUTPUT_CHUNK_BYTES: usize = 32 << 10;
+/// Most bytes that are taken at a time.
+const TAKEN_BYTES_MAX: usize = 32 << 10;
 
 /// A bounded queue of bytes. Putting never blocks; taking does, until there is something or the queue is closed.
 #[derive(Debug)]
@@ -24,6 +21,8 @@ struct State {
     bytes: VecDeque<u8>,
     lost: u64,
     closed: bool,
+    /// The consumer has not come back for more: it may still be at work on what it took.
+    in_hand: bool,
 }
 
 /// What is taken from a queue.
@@ -36,17 +35,8 @@ pub struct Taken {
 }
 
 impl ByteQueue {
-    /// A queue for console output.
-    pub fn output() -> Self {
-        ByteQueue::new(OUTPUT_BYTES_MAX)
-    }
-
-    /// A queue for console input.
-    pub fn input() -> Self {
-        ByteQueue::new(INPUT_BYTES_MAX)
-    }
-
-    fn new(most: usize) -> Self {
+    /// An empty queue for up to `most` bytes; what comes on top is lost, and counted.
+    pub fn new(most: usize) -> Self {
         ByteQueue { most, state: Mutex::default(), changed: Condvar::new() }
     }
 
@@ -66,15 +56,18 @@ impl ByteQueue {
         self.changed.notify_all();
     }
 
-    /// Waits for the next bytes; `None` when the queue is closed and empty.
+    /// Waits for the next bytes; `None` when the queue is closed and empty. Says with it that those before are dealt with.
     pub fn take(&self) -> Option<Taken> {
+        self.state().in_hand = false;
+        self.changed.notify_all();
         let empty = |state: &mut State| state.bytes.is_empty() && state.lost == 0 && !state.closed;
         let waited = self.changed.wait_while(self.state(), empty);
         let mut state = waited.unwrap_or_else(PoisonError::into_inner);
-        let count = state.bytes.len().min(OUTPUT_CHUNK_BYTES);
+        let count = state.bytes.len().min(TAKEN_BYTES_MAX);
         let bytes: Vec<u8> = state.bytes.drain(..count).collect();
         // The loss is behind everything that is still in the queue.
         let lost = if state.bytes.is_empty() { std::mem::take(&mut state.lost) } else { 0 };
+        state.in_hand = !bytes.is_empty() || lost > 0;
         drop(state);
         self.changed.notify_all();
         (!bytes.is_empty() || lost > 0).then_some(Taken { bytes, lost })
@@ -86,9 +79,16 @@ impl ByteQueue {
         self.changed.notify_all();
     }
 
-    /// Waits until the queue is empty or the time is over.
+    /// Takes nothing more in, and drops what is in: there is no consumer any more.
+    pub fn abandon(&self) {
+        *self.state() = State { closed: true, ..State::default() };
+        self.changed.notify_all();
+    }
+
+    /// Waits until everything is taken and dealt with, or the time is over.
     pub fn await_empty(&self, limit: Duration) {
-        let _either = self.changed.wait_timeout_while(self.state(), limit, |state| !state.bytes.is_empty());
+        let busy = |state: &mut State| !state.bytes.is_empty() || state.lost > 0 || state.in_hand;
+        let _either = self.changed.wait_timeout_while(self.state(), limit, busy);
     }
 }
 
@@ -111,8 +111,24 @@ mod tests {
     }
 
     #[test]
+    fn emptiness_means_that_the_consumer_has_come_back() {
+        let queue = ByteQueue::new(4);
+        queue.put(b"ab");
+        assert!(queue.take().is_some());
+        assert!(queue.state().in_hand);
+        queue.close();
+        assert_eq!(queue.take(), None);
+        queue.await_empty(Duration::from_secs(60));
+        let queue = ByteQueue::new(4);
+        queue.put(b"ab");
+        queue.abandon();
+        queue.await_empty(Duration::from_secs(60));
+        assert_eq!(queue.take(), None);
+    }
+
+    #[test]
     fn closing_wakes_who_waits() {
-        let queue = std::sync::Arc::new(ByteQueue::output());
+        let queue = std::sync::Arc::new(ByteQueue::new(1));
         let waiting = queue.clone();
         let thread = std::thread::spawn(move || waiting.take());
         queue.close();

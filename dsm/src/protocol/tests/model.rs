@@ -1,0 +1,437 @@
+//! Every interleaving of small systems: the same [`Node`]s under a model checker.
+//!
+//! A vCPU may touch any page at any time, links deliver in order but each at its own pace, devices borrow, leases
+//! run out when they like. A page's bytes are 1 for the latest version and 0 for any other.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{Hash, Hasher};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use stateright::{Checker, Model, Property};
+
+use super::cluster::{check_page, Fault, Shape};
+use super::host::{Effects, Host, Packet};
+use crate::ids::NodeId;
+use crate::protocol::{Access, Action, Event, LeasePolicy, Node, Rights};
+
+use Access::{Read, Write};
+
+/// A node's state, kept once however many states of the system it is part of.
+#[derive(Debug)]
+pub struct Kept {
+    number: usize,
+    node: Node,
+}
+
+/// What a node did about an event: its next state and the actions, or why that is wrong.
+type Reaction = Result<(Arc<Kept>, Vec<Action>), String>;
+
+/// All node states seen so far, by digest; and how each has reacted to what.
+#[derive(Default)]
+struct Store {
+    by_digest: HashMap<u64, Vec<Arc<Kept>>>,
+    reactions: HashMap<(usize, Event), Arc<Reaction>>,
+    count: usize,
+}
+
+impl Store {
+    fn keep(&mut self, digest: u64, node: Node) -> Arc<Kept> {
+        let same = self.by_digest.entry(digest).or_default();
+        if let Some(kept) = same.iter().find(|kept| kept.node == node) {
+            return Arc::clone(kept);
+        }
+        self.count += 1;
+        let kept = Arc::new(Kept { number: self.count, node });
+        same.push(Arc::clone(&kept));
+        kept
+    }
+}
+
+/// Nodes, their guests and the links between them.
+#[derive(Clone, Debug)]
+pub struct System {
+    nodes: Vec<Arc<Kept>>,
+    hosts: Vec<Host>,
+    links: Vec<VecDeque<Packet>>,
+    /// vCPUs that wait, by node and page: to read, to write.
+    waiting: Vec<(bool, bool)>,
+    /// Devices that wait, likewise.
+    borrowing: Vec<(bool, bool)>,
+    latest: Vec<u64>,
+    failure: Option<String>,
+}
+
+impl Hash for System {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        self.nodes.iter().for_each(|kept| kept.number.hash(hasher));
+        let System { nodes: _, hosts, links, waiting, borrowing, latest, failure } = self;
+        (hosts, links, waiting, borrowing, latest, failure).hash(hasher);
+    }
+}
+
+impl PartialEq for System {
+    fn eq(&self, other: &Self) -> bool {
+        let numbers = |system: &System| system.nodes.iter().map(|kept| kept.number).collect::<Vec<_>>();
+        numbers(self) == numbers(other)
+            && (&self.hosts, &self.links, &self.waiting) == (&other.hosts, &other.links, &other.waiting)
+            && (&self.borrowing, &self.latest, &self.failure)
+                == (&other.borrowing, &other.latest, &other.failure)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// A vCPU touches a page that it may not, and waits.
+    Touch { node: usize, page: usize, access: Access },
+    /// A vCPU writes a page that it may.
+    Store { node: usize, page: usize },
+    /// The first message of a link arrives.
+    Deliver { from: usize, to: usize },
+    /// A device asks for a page.
+    Borrow { node: usize, page: usize, access: Access },
+    /// A device gives a page back.
+    Return { node: usize, page: usize, access: Access },
+    /// The earliest lease that stands in the way runs out.
+    Expire { node: usize },
+}
+
+pub struct Protocol {
+    shape: Shape,
+    devices: bool,
+    fault: Option<Fault>,
+    store: Mutex<Store>,
+}
+
+impl Protocol {
+    pub fn new(shape: Shape) -> Self {
+        Protocol { shape, devices: false, fault: None, store: Mutex::default() }
+    }
+
+    pub fn with_fault(self, fault: Fault) -> Self {
+        Protocol { fault: Some(fault), ..self }
+    }
+
+    fn with_devices(self) -> Self {
+        Protocol { devices: true, ..self }
+    }
+
+    fn store(&self) -> MutexGuard<'_, Store> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep(&self, mut node: Node) -> Arc<Kept> {
+        node.normalise();
+        let pages = self.shape.pages();
+        let digest = node.digest((0..pages.len()).map(|index| pages.gfn(index)));
+        self.store().keep(digest, node)
+    }
+
+    /// How a node reacts to an event. Nodes are functions of their state and the event, so each pair is tried once.
+    fn react(&self, kept: &Kept, event: Event) -> Arc<Reaction> {
+        let key = (kept.number, event);
+        if let Some(known) = self.store().reactions.get(&key) {
+            return Arc::clone(known);
+        }
+        let reaction = Arc::new(self.try_out(kept.node.clone(), event));
+        self.store().reactions.insert(key, Arc::clone(&reaction));
+        reaction
+    }
+
+    fn try_out(&self, mut node: Node, event: Event) -> Reaction {
+        let now = if event == Event::Tick { node.next_deadline().unwrap_or(0) } else { 0 };
+        let mut actions: Vec<Action> = vec![];
+        if let Some(fault) = &self.fault {
+            (fault.before)(&mut node, &event);
+        }
+        let result = node.handle(now, event, &mut actions);
+        result.map_err(|violation| format!("a node refuses {event:?}: {violation}"))?;
+        if let Some(fault) = &self.fault {
+            (fault.after)(&mut node, &event, &mut actions);
+        }
+        Ok((self.keep(node), actions))
+    }
+
+    fn pages(&self) -> usize {
+        self.shape.pages().len()
+    }
+
+    fn slot(&self, node: usize, page: usize) -> usize {
+        node * self.pages() + page
+    }
+
+    fn feed(
+        &self,
+        system: &mut System,
+        at: usize,
+        event: Event,
+        received: Option<u64>,
+    ) -> Result<(), String> {
+        let reaction = self.react(&system.nodes[at], event);
+        let (kept, actions) = reaction.as_ref().as_ref().map_err(|why| format!("node {at}: {why}"))?;
+        system.nodes[at] = Arc::clone(kept);
+        let mut effects = Effects::default();
+        let result = system.hosts[at].carry_out(actions, received, &mut effects);
+        result.map_err(|why| format!("node {at} on {event:?}: {why} (all: {actions:?})"))?;
+        for (to, packet) in effects.sent {
+            system.links[at * system.nodes.len() + to.index()].push_back(packet);
+        }
+        for page in effects.woken {
+            system.waiting[self.slot(at, page)] = (false, false);
+        }
+        for (page, access) in effects.lent {
+            let waits = flag(&mut system.borrowing[self.slot(at, page)], access);
+            if !std::mem::take(waits) {
+                return Err(format!("node {at} lends page {page} for {access:?} to nobody"));
+            }
+        }
+        effects.changed.iter().try_for_each(|&page| self.check(system, page))
+    }
+
+    fn check(&self, system: &System, page: usize) -> Result<(), String> {
+        check_page(system.hosts.iter(), page, system.latest[page])
+    }
+
+    fn take(&self, system: &mut System, step: Step) -> Result<(), String> {
+        let gfn = |page| self.shape.pages().gfn(page);
+        match step {
+            Step::Touch { node, page, access } => {
+                *flag(&mut system.waiting[self.slot(node, page)], access) = true;
+                self.feed(system, node, Event::Fault { gfn: gfn(page), access }, None)
+            }
+            Step::Store { node, page } => {
+                self.write(system, node, page);
+                self.check(system, page)
+            }
+            Step::Deliver { from, to } => {
+                let link = from * system.nodes.len() + to;
+                let Some(packet) = system.links[link].pop_front() else { return Ok(()) };
+                let event = Event::Message { from: NodeId(from as u8), message: packet.message };
+                self.feed(system, to, event, packet.bytes)
+            }
+            Step::Borrow { node, page, access } => {
+                *flag(&mut system.borrowing[self.slot(node, page)], access) = true;
+                self.feed(system, node, Event::Borrow { gfn: gfn(page), access }, None)
+            }
+            Step::Return { node, page, access } => {
+                let mapping = &mut system.hosts[node].mappings[page];
+                match access {
+                    Read => mapping.lent_read -= 1,
+                    Write => mapping.lent_write -= 1,
+                }
+                self.feed(system, node, Event::Return { gfn: gfn(page) }, None)
+            }
+            Step::Expire { node } => self.feed(system, node, Event::Tick, None),
+        }
+    }
+
+    /// The latest version is now this node's alone, as bytes go.
+    fn write(&self, system: &mut System, node: usize, page: usize) {
+        let gfn = self.shape.pages().gfn(page);
+        let on_page = |packet: &&mut Packet| packet.message.gfn() == gfn;
+        for packet in system.links.iter_mut().flatten().filter(on_page) {
+            packet.bytes = packet.bytes.map(|_| 0);
+        }
+        system.hosts.iter_mut().for_each(|host| host.mappings[page].bytes = 0);
+        system.hosts[node].mappings[page].bytes = 1;
+        system.latest[page] = 1;
+    }
+
+    /// Nothing can happen any more without somebody touching a page.
+    fn is_quiet(&self, system: &System) -> bool {
+        let lent =
+            system.hosts.iter().flat_map(|host| &host.mappings).any(|m| m.lent_read + m.lent_write > 0);
+        let expires = system.nodes.iter().any(|kept| kept.node.next_deadline().is_some());
+        system.links.iter().all(VecDeque::is_empty) && !lent && !expires
+    }
+
+    /// In quiet, everybody has been served, and the directory, the nodes and the guests agree.
+    fn is_settled(&self, system: &System) -> Result<(), String> {
+        if system.waiting.iter().chain(&system.borrowing).any(|&(read, write)| read || write) {
+            return Err("somebody waits for ever".to_owned());
+        }
+        system.nodes.iter().try_for_each(|kept| kept.node.check_idle())?;
+        for page in 0..self.pages() {
+            let gfn = self.shape.pages().gfn(page);
+            let home = system.nodes.iter().find(|kept| kept.node.is_home(gfn)).ok_or("no home")?;
+            let recorded = home.node.recorded(gfn);
+            for (at, (kept, host)) in system.nodes.iter().zip(&system.hosts).enumerate() {
+                let listed = recorded.iter().find(|(node, _)| node.index() == at);
+                let listed = listed.map_or(Rights::None, |(_, rights)| *rights);
+                let (believed, real) = (kept.node.rights(gfn), host.mappings[page].rights);
+                if (listed, believed) != (real, real) {
+                    return Err(format!("page {page} at node {at}: {listed:?}, {believed:?}, {real:?}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn steps_at(&self, system: &System, node: usize, page: usize, steps: &mut Vec<Step>) {
+        let mapping = &system.hosts[node].mappings[page];
+        let slot = self.slot(node, page);
+        for access in [Read, Write] {
+            let waits = |(read, write): (bool, bool)| if access == Read { read } else { write };
+            if !mapping.rights.allow(access) && !waits(system.waiting[slot]) {
+                steps.push(Step::Touch { node, page, access });
+            }
+            let lent = if access == Read { mapping.lent_read } else { mapping.lent_write };
+            if self.devices && lent == 0 && !waits(system.borrowing[slot]) {
+                steps.push(Step::Borrow { node, page, access });
+            }
+            if lent > 0 {
+                steps.push(Step::Return { node, page, access });
+            }
+        }
+        if mapping.rights == Rights::Write {
+            steps.push(Step::Store { node, page });
+        }
+    }
+}
+
+fn flag(pair: &mut (bool, bool), access: Access) -> &mut bool {
+    match access {
+        Read => &mut pair.0,
+        Write => &mut pair.1,
+    }
+}
+
+impl Model for Protocol {
+    type State = System;
+    type Action = Step;
+
+    fn init_states(&self) -> Vec<System> {
+        let count = usize::from(self.shape.nodes);
+        let nodes: Vec<_> = (0..self.shape.nodes).map(|me| self.keep(self.shape.node(me))).collect();
+        vec![System {
+            hosts: nodes.iter().map(|kept| self.shape.host(&kept.node)).collect(),
+            nodes,
+            links: vec![VecDeque::new(); count * count],
+            waiting: vec![(false, false); count * self.pages()],
+            borrowing: vec![(false, false); count * self.pages()],
+            latest: vec![0; self.pages()],
+            failure: None,
+        }]
+    }
+
+    fn actions(&self, system: &System, steps: &mut Vec<Step>) {
+        if system.failure.is_some() {
+            return;
+        }
+        let count = system.nodes.len();
+        for node in 0..count {
+            (0..self.pages()).for_each(|page| self.steps_at(system, node, page, steps));
+            if system.nodes[node].node.next_deadline().is_some() {
+                steps.push(Step::Expire { node });
+            }
+        }
+        for (link, packets) in system.links.iter().enumerate() {
+            if !packets.is_empty() {
+                steps.push(Step::Deliver { from: link / count, to: link % count });
+            }
+        }
+    }
+
+    fn next_state(&self, system: &System, step: Step) -> Option<System> {
+        let mut next = system.clone();
+        if let Err(why) = self.take(&mut next, step) {
+            next.failure = Some(why);
+        } else if self.is_quiet(&next) {
+            next.failure = self.is_settled(&next).err();
+        }
+        Some(next)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![
+            Property::always("coherent, and everybody is served", |_, system: &System| {
+                system.failure.is_none()
+            }),
+            Property::sometimes("all share a page", |_, system: &System| {
+                system.hosts.iter().all(|host| host.mappings[0].rights == Rights::Read)
+            }),
+            Property::sometimes("a page waits for acknowledgements or has all", |_, system: &System| {
+                system
+                    .links
+                    .iter()
+                    .flatten()
+                    .any(|packet| matches!(packet.message, crate::protocol::Message::Invalidated { .. }))
+            }),
+        ]
+    }
+}
+
+/// What a run of the checker found.
+pub struct Verdict {
+    pub states: usize,
+    pub failure: Option<String>,
+}
+
+/// Explores all of a model, or until something is wrong.
+pub fn explore(name: &str, protocol: Protocol) -> Verdict {
+    let has_fault = protocol.fault.is_some();
+    let checker = protocol.checker().threads(2).spawn_bfs().join();
+    let failure = checker.discovery("coherent, and everybody is served").map(|path| {
+        let failure = path.last_state().failure.clone().unwrap_or_default();
+        let steps: Vec<String> = path.into_actions().iter().map(|step| format!("{step:?}")).collect();
+        format!("{failure}\n{}", steps.join("\n"))
+    });
+    let states = checker.unique_state_count();
+    if !has_fault {
+        let (depth, total) = (checker.max_depth(), checker.state_count());
+        println!("{name}: {states} states, {total} steps, depth {depth}");
+        assert!(checker.discovery("all share a page").is_some(), "{name}: never: all share a page");
+        assert!(
+            checker.discovery("a page waits for acknowledgements or has all").is_some(),
+            "{name}: never: a page waits for acknowledgements or has all"
+        );
+    }
+    Verdict { states, failure }
+}
+
+fn holds(name: &str, protocol: Protocol) {
+    let verdict = explore(name, protocol);
+    if let Some(failure) = verdict.failure {
+        panic!("{name}: {failure}");
+    }
+    assert!(verdict.states > 100, "{name}: only {} states", verdict.states);
+}
+
+fn on_lease(mut shape: Shape) -> Shape {
+    shape.lease = LeasePolicy { base_us: 1, max_us: 1 };
+    shape
+}
+
+#[test]
+fn two_nodes_and_one_page() {
+    holds("2 nodes, 1 page", Protocol::new(Shape::new(2, &[0], 1)));
+}
+
+#[test]
+fn two_nodes_and_one_page_with_leases() {
+    holds("2 nodes, 1 page, leases", Protocol::new(on_lease(Shape::new(2, &[0], 1))));
+}
+
+#[test]
+fn two_nodes_and_one_page_with_devices() {
+    holds("2 nodes, 1 page, devices", Protocol::new(Shape::new(2, &[0], 1)).with_devices());
+}
+
+#[test]
+fn two_nodes_and_two_pages_of_one_extent() {
+    holds("2 nodes, 2 pages of an extent", Protocol::new(Shape::new(2, &[0], 2)));
+}
+
+#[test]
+fn two_nodes_and_two_pages_with_different_homes() {
+    holds("2 nodes, 2 homes", Protocol::new(Shape::new(2, &[0, 1], 1)));
+}
+
+#[test]
+fn three_nodes_and_one_page() {
+    holds("3 nodes, 1 page", Protocol::new(Shape::new(3, &[0], 1)));
+}
+
+#[test]
+fn three_nodes_and_one_page_with_leases() {
+    holds("3 nodes, 1 page, leases", Protocol::new(on_lease(Shape::new(3, &[0], 1))));
+}

@@ -1,0 +1,346 @@
+//! Verbs and options.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::key_values::{self, KeyValues};
+use super::Failure;
+use crate::control::address::HostAddress;
+use crate::control::guest::{GuestName, LEASE_US_MAX};
+use crate::daemon::GUESTS_MAX_DEFAULT;
+use crate::launch::request::{
+    CpuRequest, EventFormat, MemoryRequest, OnReboot, RunRequest, TableWritePolicy,
+};
+
+/// Makes several Linux hosts into one machine
+#[derive(Debug, Parser)]
+#[command(name = "tessera", version, propagate_version = true, disable_help_subcommand = true)]
+#[command(after_help = "Example, on hosts a and b, then anywhere:\n  \
+    tessera node --listen 0.0.0.0:7070 --public\n  \
+    tessera run --hosts a,b --kernel vmlinuz --initramfs initrd.img --cpus boot=4 --memory size=4G")]
+pub struct Cli {
+    /// Tell more on standard error; twice: everything
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub verbose: u8,
+    /// How to write log lines
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, global = true, value_name = "FORMAT")]
+    pub log_format: LogFormat,
+    /// What to log, by module: `warn,tessera_vmm::worker=debug`
+    #[arg(long, env = "TESSERA_LOG", global = true, hide = true)]
+    pub log_filter: Option<String>,
+    /// What to do
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Run the daemon that lets this host take part in guests
+    Node(NodeArgs),
+    /// Run one node of a guest (started by the daemon)
+    #[command(hide = true)]
+    Worker(WorkerArgs),
+    /// Run a guest on one or several hosts and be its console
+    Run(Box<RunArgs>),
+    /// List the guests of which a host runs a part
+    List(ListArgs),
+    /// See and move vCPUs
+    Vcpu(VcpuArgs),
+    /// Show what the nodes of a guest have done
+    Stats(QueryArgs),
+    /// Stop a guest
+    Stop(StopArgs),
+    /// Print completions for bash
+    #[command(after_help = "Example:\n  tessera completions > /etc/bash_completion.d/tessera")]
+    Completions,
+}
+
+/// Options of `node`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  tessera node --listen 10.0.0.1:7070 --public\n\n\
+    SIGTERM and Ctrl-C stop all guests and leave nothing behind.")]
+pub struct NodeArgs {
+    /// Where to listen
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7070")]
+    pub listen: HostAddress,
+    /// Allow an address that other machines can reach. Nodes do not authenticate each other yet: whoever reaches the
+    /// port can run guests here and read their memory
+    #[arg(long)]
+    pub public: bool,
+    /// Most guests at a time
+    #[arg(long, value_name = "N", default_value_t = GUESTS_MAX_DEFAULT as u16, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub max_guests: u16,
+}
+
+/// Options of `worker`.
+#[derive(Debug, Args)]
+pub struct WorkerArgs {
+    /// The launcher's connection
+    #[arg(long)]
+    pub launcher_fd: i32,
+    /// The lifeline to the daemon
+    #[arg(long)]
+    pub lifeline_fd: i32,
+}
+
+/// Options of `run`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    tessera run --kernel vmlinuz --initramfs initrd.img --memory size=1G\n  \
+    tessera run --hosts a,b:7071 --kernel vmlinuz --cpus boot=4,per-host=[2,2] --memory per-host=[1G,3G]\n\n\
+    On a terminal, Ctrl-A x quits; Ctrl-A Ctrl-A is one Ctrl-A for the guest.\n\n\
+    Exit status: 0 the guest powered off, or the payload passed; 1 not started, or a node failed; 10 reset (with --on-reboot \
+    exit); 11 the guest panicked; 12 a node was lost; 13 stopped by others; 21 to 120 the payload ended with code \
+    1 to 100 (more counts as 100); 130 interrupted.")]
+pub struct RunArgs {
+    /// What to call the guest
+    #[arg(long)]
+    pub name: Option<GuestName>,
+    /// Hosts with a daemon, in the order of the guest's nodes; none: this machine alone, without a daemon
+    #[arg(long, value_name = "HOST[:PORT],...", value_delimiter = ',')]
+    pub hosts: Vec<HostAddress>,
+    /// bzImage (vmlinuz), or ELF file for x86-64
+    #[arg(long, value_name = "FILE")]
+    pub kernel: PathBuf,
+    /// Initial RAM file system
+    #[arg(long, value_name = "FILE")]
+    pub initramfs: Option<PathBuf>,
+    /// Kernel command line; what Linux needs here is put in front of it
+    #[arg(long, value_name = "TEXT", default_value = "", allow_hyphen_values = true)]
+    pub cmdline: String,
+    /// vCPUs, and how many start on each host
+    #[arg(long, value_name = "boot=N[,per-host=[N,...]]")]
+    pub cpus: Option<KeyValues>,
+    /// Memory, and how much of it each host contributes (K, M, G, T: powers of 1024)
+    #[arg(long, value_name = "size=N[,per-host=[N,...]]")]
+    pub memory: Option<KeyValues>,
+    /// For how long a host may keep a page that it was granted, in microseconds
+    #[arg(long, value_name = "US", value_parser = clap::value_parser!(u32).range(..=i64::from(LEASE_US_MAX)))]
+    pub lease_us: Option<u32>,
+    /// Where to write a report in JSON when the guest has ended
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// What a reset of the guest does
+    #[arg(long, value_enum, default_value_t = RebootChoice::Restart, value_name = "WHAT")]
+    pub on_reboot: RebootChoice,
+    /// Tell starts and ends as JSON, one object a line, on standard error
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub events: Option<EventChoice>,
+    /// Span hosts even if their processors write to guest page tables that they only walk
+    #[arg(long)]
+    pub allow_table_page_writes: bool,
+    /// By how many parts in a million the hosts' TSC frequencies may differ
+    #[arg(long, value_name = "PPM", default_value_t = 250)]
+    pub tsc_tolerance_ppm: u32,
+}
+
+/// Choices of `--on-reboot`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum RebootChoice {
+    /// Start the guest anew
+    Restart,
+    /// End with status 10
+    Exit,
+}
+
+/// Choices of `--events`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum EventChoice {
+    /// One object a line
+    Json,
+}
+
+impl RunArgs {
+    /// The request that these options make.
+    pub fn request(&self, worker_arguments: Vec<String>) -> Result<RunRequest, Failure> {
+        let mut cpus = CpuRequest::default();
+        if let Some(values) = &self.cpus {
+            let values = values.expect("--cpus", &["boot", "per-host"])?;
+            cpus.boot = values.one("boot", key_values::count)?;
+            cpus.per_host = values.list("per-host", key_values::count)?;
+        }
+        let mut memory = MemoryRequest::default();
+        if let Some(values) = &self.memory {
+            let values = values.expect("--memory", &["size", "per-host"])?;
+            memory.size_bytes = values.one("size", key_values::size)?;
+            memory.per_host_bytes = values.list("per-host", key_values::size)?;
+        }
+        Ok(RunRequest {
+            name: self.name.clone(),
+            hosts: self.hosts.clone(),
+            kernel: self.kernel.clone(),
+            initramfs: self.initramfs.clone(),
+            cmdline: self.cmdline.clone(),
+            cpus,
+            memory,
+            lease_us: self.lease_us,
+            report: self.report.clone(),
+            on_reboot: match self.on_reboot {
+                RebootChoice::Restart => OnReboot::Restart,
+                RebootChoice::Exit => OnReboot::Exit,
+            },
+            events: match self.events {
+                Some(EventChoice::Json) => EventFormat::Json,
+                None => EventFormat::Log,
+            },
+            table_writes: match self.allow_table_page_writes {
+                true => TableWritePolicy::Allow,
+                false => TableWritePolicy::Refuse,
+            },
+            tsc_tolerance_ppm: self.tsc_tolerance_ppm,
+            worker_arguments,
+        })
+    }
+}
+
+/// Which daemon to ask.
+#[derive(Debug, Args)]
+pub struct HostArgs {
+    /// A host that runs a part of the guest
+    #[arg(long, value_name = "HOST[:PORT]", default_value = "127.0.0.1:7070", env = "TESSERA_HOST")]
+    pub host: HostAddress,
+}
+
+/// Which guest, and how to print.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  tessera stats --host a --guest web --json")]
+pub struct QueryArgs {
+    /// Which daemon
+    #[command(flatten)]
+    pub at: HostArgs,
+    /// The guest; only needed where several run
+    #[arg(long, value_name = "NAME")]
+    pub guest: Option<GuestName>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `list`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  tessera list --host a")]
+pub struct ListArgs {
+    /// Which daemon
+    #[command(flatten)]
+    pub at: HostArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `stop`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  tessera stop --host a --guest web")]
+pub struct StopArgs {
+    /// Which daemon
+    #[command(flatten)]
+    pub at: HostArgs,
+    /// The guest; only needed where several run
+    #[arg(long, value_name = "NAME")]
+    pub guest: Option<GuestName>,
+}
+
+/// Verbs of `vcpu`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  tessera vcpu move 1 --to b")]
+pub struct VcpuArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub verb: VcpuVerb,
+}
+
+/// Verbs of `vcpu`.
+#[derive(Debug, Subcommand)]
+pub enum VcpuVerb {
+    /// Show where each vCPU is
+    #[command(after_help = "Example:\n  tessera vcpu list --host a")]
+    List(QueryArgs),
+    /// Move a vCPU to another node while it runs
+    #[command(after_help = "Example:\n  tessera vcpu move 1 --to b --host a")]
+    Move(MoveArgs),
+}
+
+/// Options of `vcpu move`.
+#[derive(Debug, Args)]
+pub struct MoveArgs {
+    /// The vCPU's number
+    #[arg(value_name = "ID")]
+    pub vcpu: u32,
+    /// Where to: a node's number, or its host's name or address
+    #[arg(long, value_name = "NODE|HOST")]
+    pub to: String,
+    /// Which guest, and how to print
+    #[command(flatten)]
+    pub query: QueryArgs,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn request(line: &str) -> Result<RunRequest, String> {
+        let cli = Cli::try_parse_from(line.split(' ')).map_err(|error| error.to_string())?;
+        let Verb::Run(run) = cli.verb else { panic!("not run") };
+        run.request(vec![]).map_err(|failure| failure.line)
+    }
+
+    #[test]
+    fn the_definition_is_sound_and_every_verb_has_an_example() {
+        Cli::command().debug_assert();
+        fn check(command: &clap::Command) {
+            if !command.is_hide_set() {
+                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.contains("Example"), "{} has no example", command.get_name());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
+
+    #[test]
+    fn a_full_command_line_is_understood() {
+        let request = request(
+            "tessera run --name g --hosts a,b:1 --kernel k --initramfs i --cmdline -x --cpus boot=4,per-host=[1,3] \
+             --memory size=2G,per-host=[512M,1536M] --lease-us 100 --report r --on-reboot exit --events json \
+             --allow-table-page-writes --tsc-tolerance-ppm 5",
+        )
+        .expect("valid");
+        assert_eq!(request.hosts, ["a:7070".parse().expect("a"), "b:1".parse().expect("b")]);
+        assert_eq!(request.cpus, CpuRequest { boot: Some(4), per_host: vec![1, 3] });
+        assert_eq!(request.memory.size_bytes, Some(2 << 30));
+        assert_eq!(request.memory.per_host_bytes, [512 << 20, 1536 << 20]);
+        assert_eq!((request.cmdline.as_str(), request.lease_us), ("-x", Some(100)));
+        assert_eq!((request.on_reboot, request.events), (OnReboot::Exit, EventFormat::Json));
+        assert_eq!((request.table_writes, request.tsc_tolerance_ppm), (TableWritePolicy::Allow, 5));
+    }
+
+    #[test]
+    fn wrong_values_are_refused() {
+        for (arguments, part) in [
+            ("--cpus boot=x", "--cpus: boot=x"),
+            ("--cpus boots=1", "--cpus: there is no \"boots\""),
+            ("--memory size=2Q", "--memory: size=2Q"),
+            ("--memory size=1,size=2", "twice"),
+            ("--memory size", "size"),
+            ("--memory per-host=[1G", "bracket"),
+            ("--hosts a,,b", "hosts"),
+            ("--lease-us 9999999", "9999999"),
+            ("--name a/b", "name"),
+        ] {
+            let line = request(&format!("tessera run --kernel k {arguments}")).expect_err("refused");
+            assert!(line.contains(part), "{part:?} is not in {line:?}");
+        }
+    }
+}

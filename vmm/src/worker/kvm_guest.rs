@@ -1,0 +1,271 @@
+//! The product's machine behind the [seam](super::machine): guest memory, pager and KVM.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use tessera_devices::GuestEnd;
+use tessera_dsm::memory::NodeMemory;
+use tessera_dsm::pager::{Pager, PagerConfig, PagerFailure, PagerStats, Tracking};
+use tessera_dsm::protocol::LeasePolicy;
+use tessera_dsm::{NodeId, EXTENT_PAGES, PAGE_BYTES};
+use tessera_migration::VcpuId;
+
+use super::machine::{GuestBuilder, GuestEvents, GuestMachine, Surroundings, UnarmedGuest, Written};
+use super::peers::Peers;
+use crate::boot::{self, BootSpec, BootVcpu, Entry};
+use crate::control::ask::Moved;
+use crate::control::ending::EndCause;
+use crate::control::frame;
+use crate::control::guest::GuestSpec;
+use crate::control::stats::{FaultStats, MemoryStats, MoveStats, NodeStats, Spread, TrafficStats, VcpuStats};
+use crate::machine::{Machine, MachineEvents, MachineSpec, PeerLost, PeerMessage, PeerSink, VcpuSpec, VcpuStatus};
+
+/// Makes machines of KVM.
+#[derive(Clone, Copy, Debug)]
+pub struct KvmGuestBuilder;
+
+impl GuestBuilder for KvmGuestBuilder {
+    fn configure(&self, spec: &Arc<GuestSpec>) -> Result<Box<dyn UnarmedGuest>, String> {
+        let memory = NodeMemory::new(spec.layout.clone()).map_err(line)?;
+        Ok(Box::new(Unarmed { spec: spec.clone(), memory, entry: None }))
+    }
+}
+
+/// An error in one line.
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn line(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+struct Unarmed {
+    spec: Arc<GuestSpec>,
+    memory: Arc<NodeMemory>,
+    /// On node 0, once the guest is loaded.
+    entry: Option<Entry>,
+}
+
+impl UnarmedGuest for Unarmed {
+    fn load(&mut self, kernel: File, initramfs: Option<File>) -> Result<Written, String> {
+        let vcpus = self.spec.vcpus.iter().map(|vcpu| BootVcpu { apic_id: vcpu.apic_id, node: vcpu.node }).collect();
+        let boot = BootSpec { kernel, initramfs, cmdline: self.spec.cmdline.clone(), vcpus };
+        let image = boot::load(&self.memory.alias_view(), &self.spec.layout, &boot).map_err(line)?;
+        self.entry = Some(image.entry);
+        Ok(image.written)
+    }
+
+    fn arm(self: Box<Self>, surroundings: Surroundings) -> Result<Arc<dyn GuestMachine>, String> {
+        let Surroundings { written, guest_tsc_offset, data, peers, events } = surroundings;
+        let spec = self.spec;
+        let nodes = spec.nodes() as u8;
+        let machine_spec = MachineSpec {
+            me: spec.me,
+            nodes,
+            layout: spec.layout.clone(),
+            vcpus: spec.vcpus.iter().map(|vcpu| VcpuSpec { apic_id: vcpu.apic_id, node: vcpu.node }).collect(),
+            cpuid: spec.cpuid.clone(),
+            tsc_khz: spec.tsc_khz,
+            tsc_offset_ticks: guest_tsc_offset,
+        };
+        // The machine first: the pager tracks memory that KVM already knows.
+        let listener = Arc::new(Listener { me: spec.me, events: events.clone() });
+        let machine = Machine::new(machine_spec, &self.memory, Arc::new(Sink(peers)), listener).map_err(line)?;
+        if let Some(entry) = &self.entry {
+            machine.set_entry(entry).map_err(line)?;
+        }
+        let config = PagerConfig {
+            me: spec.me,
+            nodes,
+            preloaded: written,
+            lease: lease(spec.lease_us),
+            tracking: if nodes == 1 { Tracking::Off } else { Tracking::On },
+        };
+        let pager = Pager::start(config, self.memory.clone(), data, on_pager_failure(events)).map_err(line)?;
+        Ok(Arc::new(KvmGuest { spec, memory: self.memory, machine, pager }))
+    }
+}
+
+fn lease(base_us: Option<u32>) -> LeasePolicy {
+    let usual = LeasePolicy::default();
+    match base_us.map(u64::from) {
+        Some(base_us) => LeasePolicy { base_us, max_us: usual.max_us.max(base_us) },
+        None => usual,
+    }
+}
+
+fn on_pager_failure(events: Arc<dyn GuestEvents>) -> Box<dyn Fn(PagerFailure) + Send + Sync> {
+    Box::new(move |failure| match failure.peer {
+        Some(peer) => events.peer_lost(peer, failure.what),
+        None => events.failed(format!("the pager stopped: {}", failure.what)),
+    })
+}
+
+/// Sends the machine's messages on the control connections.
+struct Sink(Arc<Peers>);
+
+impl PeerSink for Sink {
+    fn send(&self, to: NodeId, message: PeerMessage) -> Result<(), PeerLost> {
+        let bytes = postcard::to_stdvec(&message).map_err(|_| PeerLost(to))?;
+        self.0.send_machine(to, bytes).map_err(|_| PeerLost(to))
+    }
+}
+
+/// Passes on what the machine tells.
+struct Listener {
+    me: NodeId,
+    events: Arc<dyn GuestEvents>,
+}
+
+impl MachineEvents for Listener {
+    fn console(&self, bytes: &[u8]) {
+        self.events.console(bytes);
+    }
+
+    fn guest_end(&self, end: GuestEnd) {
+        self.events.ended(match end {
+            GuestEnd::PowerOff => EndCause::PowerOff,
+            GuestEnd::Reset => EndCause::Reset,
+            GuestEnd::Panic => EndCause::Panic,
+            GuestEnd::PayloadExit(code) => EndCause::PayloadExit(code),
+        });
+    }
+
+    fn failed(&self, why: String) {
+        self.events.failed(why);
+    }
+
+    fn placed(&self, vcpu: VcpuId, node: NodeId) {
+        if node == self.me {
+            tracing::debug!("{vcpu} runs here");
+        } else {
+            tracing::debug!("{vcpu} runs on {node}");
+        }
+    }
+}
+
+struct KvmGuest {
+    spec: Arc<GuestSpec>,
+    memory: Arc<NodeMemory>,
+    machine: Arc<Machine>,
+    pager: Pager,
+}
+
+impl GuestMachine for KvmGuest {
+    fn start(&self) -> Result<(), String> {
+        self.machine.start().map_err(line)
+    }
+
+    fn deliver(&self, from: NodeId, message: &[u8]) -> Result<(), String> {
+        let message: PeerMessage = frame::decode(message).map_err(line)?;
+        self.machine.deliver(from, message);
+        Ok(())
+    }
+
+    fn move_vcpu(&self, vcpu: u32, to: NodeId) -> Result<Moved, String> {
+        let id = VcpuId(u16::try_from(vcpu).map_err(|_| format!("the guest has no vCPU {vcpu}"))?);
+        let report = self.machine.move_vcpu(id, to);
+        let report = report.map_err(|refusal| format!("vCPU {vcpu} was not moved: {refusal}"))?;
+        // Contexts of one guest are of one size, but for a few bytes.
+        let stats = self.machine.stats();
+        let bytes = stats.context_bytes_sent.checked_div(stats.contexts_sent).unwrap_or(0);
+        Ok(Moved { vcpu, from: report.from, to: report.to, blackout_us: report.blackout_us.into(), bytes })
+    }
+
+    fn vcpus(&self) -> Vec<VcpuStats> {
+        let known = |status: VcpuStatus| VcpuStats {
+            vcpu: status.vcpu.into(),
+            apic_id: status.apic_id,
+            node: status.node,
+            moves: status.moves,
+            last_blackout_us: status.last_blackout_us.into(),
+            worst_blackout_us: status.worst_blackout_us.into(),
+        };
+        self.machine.vcpus().into_iter().map(known).collect()
+    }
+
+    fn console_input(&self, bytes: &[u8]) -> usize {
+        self.machine.console_input(bytes)
+    }
+
+    fn pages_alone(&self) -> u64 {
+        match self.spec.nodes() {
+            1 => resident_pages(self.memory.resident_bytes()),
+            _ => pages_alone(&self.pager.stats()),
+        }
+    }
+
+    fn fill_stats(&self, stats: &mut NodeStats) {
+        let pager = self.pager.stats();
+        let machine = self.machine.stats();
+        let home = self.spec.layout.regions().iter().filter(|region| region.home == self.spec.me);
+        stats.memory = MemoryStats {
+            home_pages: home.map(|region| region.pages).sum(),
+            owned_pages: owned_pages(&pager),
+            copied_pages: pager.holdings.readable_pages,
+            resident_bytes: self.memory.resident_bytes(),
+        };
+        if self.spec.nodes() == 1 {
+            stats.memory.owned_pages = self.spec.layout.pages();
+        }
+        stats.faults = faults(&pager);
+        stats.traffic = TrafficStats {
+            bytes_in: pager.links.bytes_in,
+            bytes_out: pager.links.bytes_out,
+            messages_in: pager.links.messages_in,
+            messages_out: pager.links.messages_out,
+        };
+        stats.moves = MoveStats {
+            arrived: machine.arrivals.moves,
+            left: machine.contexts_sent,
+            blackout_p50_us: machine.arrivals.p50_us,
+            blackout_p99_us: machine.arrivals.p99_us,
+            blackout_max_us: machine.arrivals.max_us,
+            failed: machine.move_errors,
+            bytes_sent: machine.context_bytes_sent,
+        };
+        stats.interrupts_relayed = machine.interrupts.relayed;
+        stats.accesses_forwarded = machine.remote_device_accesses;
+    }
+
+    fn halt(&self) {
+        self.machine.quit();
+    }
+
+    fn close(&self) {
+        // vCPUs that wait for a page are released by the pager's end, and then see that they are to quit.
+        self.pager.stop();
+        self.machine.join();
+    }
+}
+
+fn owned_pages(stats: &PagerStats) -> u64 {
+    stats.holdings.whole_extents * EXTENT_PAGES + stats.holdings.writable_pages
+}
+
+fn resident_pages(bytes: u64) -> u64 {
+    bytes / PAGE_BYTES as u64
+}
+
+/// Pages that are gone with this node: those that it owns, but for those that nobody ever wrote.
+fn pages_alone(stats: &PagerStats) -> u64 {
+    owned_pages(stats).min(resident_pages(stats.resident_bytes))
+}
+
+fn faults(stats: &PagerStats) -> Vec<FaultStats> {
+    let kinds = [
+        ("local", &stats.faults_local),
+        ("read", &stats.faults_read),
+        ("write", &stats.faults_write),
+        ("upgrade", &stats.faults_upgrade),
+    ];
+    let figures = kinds.into_iter().map(|(kind, latency)| FaultStats {
+        kind: kind.into(),
+        latency: Spread {
+            count: latency.count,
+            mean_us: latency.mean_us,
+            p50_us: latency.p50_us,
+            p99_us: latency.p99_us,
+            max_us: latency.max_us,
+        },
+    });
+    figures.collect()
+}
