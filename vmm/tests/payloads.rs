@@ -26,5 +26,13 @@ fn by_hand() {
     };
     let cmdline = std::env::var("CMDLINE").unwrap_or_else(|_| "test=smp".into());
     let spec = ClusterSpec::payload(&cmdline, number("NODES", 2) as u8, number("VCPUS", 2));
-    Cluster::start(spec).expect_pass();
+    let cluster = Cluster::start(spec);
+    cluster.wait_for("TESSERA-READY");
+    let vcpus: Vec<u16> = (0..number("VCPUS", 2) as u16).collect();
+    let made = cluster.keep_moving(&vcpus, number("MOVES", 0));
+    for node in &cluster.nodes {
+        println!("{:?}", node.machine.stats());
+    }
+    println!("{made} moves");
+    cluster.expect_pass();
 }

@@ -38,7 +38,7 @@ pub fn static_programs(programs: &[Program]) -> Result<Vec<PathBuf>> {
     let names = programs.iter().map(|program| program.binary).collect::<Vec<_>>().join(", ");
     let step = Step::start(format!("building {names}"));
     let mut command = cargo();
-    command.args(["build", "--release", "--color=always", "--target", paths::TRIPLE, "--target-dir"]);
+    command.args(["build", "--release", "--target", paths::TRIPLE, "--target-dir"]);
     command.arg(paths::static_target());
     command.env("RUSTFLAGS", "-C target-feature=+crt-static");
     for program in programs {

@@ -167,8 +167,10 @@ fn arguments(cluster: &Cluster, spec: &GuestSpec, hosts: &[String]) -> Result<Ve
         &format!("boot={}", spec.vcpus),
         "--memory",
         &format!("size={}M", spec.memory_mib),
-        "--json-report",
+        "--report",
         &cluster.report_path(),
+        "--on-reboot",
+        "exit",
     ];
     Ok(words.map(str::to_owned).to_vec())
 }

@@ -57,7 +57,7 @@ pub struct NodeStats {
     pub traffic: TrafficStats,
 }
 
-/// What `tessera run --json-report` writes at the guest's end.
+/// What `tessera run --report` writes at the guest's end.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Report {
     lives: Vec<Life>,

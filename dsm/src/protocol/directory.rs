@@ -331,6 +331,28 @@ impl Directory {
         self.next = (0..).map(Txn).find(|txn| !used(txn)).unwrap_or_default();
     }
 
+    /// The page's entry, once its extent is split.
+    pub fn entry_if_split(&mut self, place: Place) -> Option<&mut Entry> {
+        match &mut self.extents[place.extent] {
+            ExtentEntry::Split(entries) => Some(&mut entries[place.page]),
+            _ => None,
+        }
+    }
+
+    /// Forgets to whom an extent was granted.
+    pub fn forget_extent(&mut self, extent: usize) {
+        self.extents[extent] = ExtentEntry::Untouched;
+    }
+
+    /// Forgets the request that would be served next for the page.
+    pub fn forget_waiting(&mut self, gfn: Gfn) {
+        if let Some(forgotten) =
+            self.transactions.get_mut(gfn).and_then(|transaction| transaction.queue.pop())
+        {
+            self.asked[forgotten.node.index()] -= 1;
+        }
+    }
+
     /// Who has a page.
     pub fn recorded(&self, place: Place) -> Vec<(NodeId, Rights)> {
         match &self.extents[place.extent] {

@@ -59,13 +59,12 @@ pub struct Node {
 }
 
 pub fn config(me: u8, nodes: u8) -> PagerConfig {
-    PagerConfig {
-        me: NodeId(me),
-        nodes,
-        preloaded: Vec::new(),
-        lease: LeasePolicy::default(),
-        tracking: Tracking::On,
+    let mut lease = LeasePolicy::default();
+    // An emulated machine takes longer to wake a thread than the usual lease lasts.
+    if let Some(base_us) = std::env::var("TESSERA_TEST_LEASE_US").ok().and_then(|text| text.parse().ok()) {
+        lease.base_us = base_us;
     }
+    PagerConfig { me: NodeId(me), nodes, preloaded: Vec::new(), lease, tracking: Tracking::On }
 }
 
 /// Starts one node.

@@ -116,7 +116,7 @@ pub struct RunArgs {
     /// Initial RAM file system
     #[arg(long, value_name = "FILE")]
     pub initramfs: Option<PathBuf>,
-    /// Kernel command line; what Linux needs here is put in front of it
+    /// Kernel command line; what the guest must know is put in front of it
     #[arg(long, value_name = "TEXT", default_value = "", allow_hyphen_values = true)]
     pub cmdline: String,
     /// vCPUs, and how many start on each host

@@ -52,7 +52,7 @@ pub fn make(
     let apic_ids = cpuid::apic_ids(&vcpus_per_node).map_err(|error| bad(&error))?;
     let features: Vec<Vec<kvm_cpuid_entry2>> = hosts.iter().map(|host| host.kvm.cpuid.clone()).collect();
     let tsc_khz = hosts[0].kvm.tsc_khz;
-    let template = GuestSpec {
+    let mut template = GuestSpec {
         guest: GuestId(0),
         name: name.clone(),
         me: NodeId::HOME,
@@ -61,14 +61,21 @@ pub fn make(
         vcpus: apic_ids.into_iter().map(|(apic_id, node)| VcpuPlace { apic_id, node }).collect(),
         cpuid: cpuid::levelled(&features).map_err(|error| bad(&error))?,
         tsc_khz,
-        cmdline: match kernel.is_linux() {
-            true => cmdline::compose(&request.cmdline, tsc_khz),
-            false => request.cmdline.clone(),
-        },
+        cmdline: String::new(),
         lease_us: request.lease_us,
+    };
+    template.cmdline = match kernel.is_linux() {
+        true => cmdline::compose(&request.cmdline, tsc_khz),
+        false => payload_cmdline(&request.cmdline, &template),
     };
     template.check()?;
     Ok(Plan { template })
+}
+
+/// A payload reads no ACPI tables: its command line says what it must know. The user's own words come last, and count.
+fn payload_cmdline(user: &str, spec: &GuestSpec) -> String {
+    let ids: Vec<String> = spec.vcpus.iter().map(|vcpu| vcpu.apic_id.to_string()).collect();
+    format!("apic={} tsc_khz={} {user}", ids.join(","), spec.tsc_khz)
 }
 
 impl Plan {
@@ -356,10 +363,10 @@ mod tests {
     }
 
     #[test]
-    fn linux_gets_what_it_needs_on_its_command_line_and_a_payload_only_its_own() {
+    fn each_kind_of_kernel_gets_what_it_needs_on_its_command_line() {
         let line = |kernel| plan(&request(1), &surveyed(1), kernel).expect("plan").template().cmdline.clone();
         assert!(line(KernelKind::BzImage).contains("tsc_early_khz=2000000") && line(KernelKind::BzImage).ends_with("mine"));
-        assert_eq!(line(KernelKind::Payload), "mine");
+        assert_eq!(line(KernelKind::Payload), "apic=0 tsc_khz=2000000 mine");
     }
 
     #[test]

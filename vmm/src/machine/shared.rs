@@ -202,6 +202,10 @@ impl Surroundings for Shared {
         self.places.set(vcpu, to, stay);
     }
 
+    fn settled(&self, vcpu: VcpuId, epoch: Epoch) {
+        self.places.set(vcpu, self.me, epoch);
+    }
+
     fn placed(&self, vcpu: VcpuId, node: NodeId, epoch: Epoch) {
         self.places.set(vcpu, node, epoch);
         self.events.placed(vcpu, node);

@@ -60,9 +60,11 @@ impl VcpuThread {
         let id = self.core.id;
         match action {
             Action::Send(to, message) => {
-                if matches!(message, MoveMessage::Commit(..)) {
+                match message {
                     // What arrives here from now on follows the context, on the same link.
-                    self.around.departing(id, to);
+                    MoveMessage::Commit(..) => self.around.departing(id, to),
+                    MoveMessage::Done(epoch, _) => self.around.settled(id, epoch),
+                    _ => {}
                 }
                 let sent = self.around.send_move(to, id, message);
                 Ok((!sent).then_some(Event::Lost(to)))

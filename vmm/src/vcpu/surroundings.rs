@@ -50,6 +50,8 @@ pub trait Surroundings: Send + Sync + 'static {
     fn this_node(&self) -> NodeId;
     /// The vCPU's context has just been sent: what arrives for it here follows it.
     fn departing(&self, vcpu: VcpuId, to: NodeId);
+    /// The vCPU has come and is resident here from now on.
+    fn settled(&self, vcpu: VcpuId, epoch: Epoch);
     /// From now on `vcpu` is taken to be at `node`.
     fn placed(&self, vcpu: VcpuId, node: NodeId, epoch: Epoch);
     /// A move to this node is complete, after a blackout of so many microseconds.

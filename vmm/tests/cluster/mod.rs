@@ -235,6 +235,28 @@ impl Cluster {
         self.nodes[self.place(vcpu).index()].machine.move_vcpu(vcpu, to)
     }
 
+    /// Moves random vCPUs out of `which` to random other nodes until the guest ends or `moves` are made; gives how
+    /// many were. The seed is printed; `TESSERA_SEED` sets it.
+    pub fn keep_moving(&self, which: &[u16], moves: usize) -> usize {
+        let seed = std::env::var("TESSERA_SEED").ok().map_or(0x7e55e4a, |text| text.parse().expect("a number"));
+        println!("moves: TESSERA_SEED={seed}");
+        let mut random = Random(seed);
+        let mut made = 0;
+        while made < moves && !self.ended() {
+            let vcpu = VcpuId(which[random.below(which.len())]);
+            let from = self.place(vcpu);
+            let to = NodeId(((from.index() + 1 + random.below(self.nodes.len() - 1)) % self.nodes.len()) as u8);
+            match self.move_vcpu(vcpu, to) {
+                Ok(_) => made += 1,
+                // Between INIT and SIPI, or at the very end.
+                Err(tessera_migration::handover::Refusal::Freeze(_)) => {}
+                Err(_) if self.ended() => break,
+                Err(refusal) => panic!("after {made} moves: {vcpu} from {from} to {to}: {refusal}"),
+            }
+        }
+        made
+    }
+
     pub fn ended(&self) -> bool {
         let seen = self.listener.seen.lock().expect("no panic");
         seen.end.is_some() || !seen.failures.is_empty()
@@ -327,4 +349,16 @@ fn tsc_khz(kvm: &Kvm) -> u32 {
     let vm = kvm.create_vm().expect("VM");
     let vcpu = vm.create_vcpu(0).expect("vCPU");
     vcpu.get_tsc_khz().expect("TSC frequency")
+}
+
+/// A small generator (xorshift64*), so that a run can be repeated.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % limit
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
 
 use super::host::{Effects, Host, Packet, Pages};
@@ -69,6 +70,28 @@ pub struct Fault {
     pub after: fn(&mut Node, &Event, &mut Vec<Action>),
 }
 
+/// Lets a node, perhaps with a mistake in it, take an event in.
+pub fn handle(
+    node: &mut Node,
+    now: Micros,
+    event: Event,
+    fault: Option<Fault>,
+    actions: &mut Vec<Action>,
+) -> Result<(), String> {
+    let Some(fault) = fault else {
+        return node
+            .handle(now, event, actions)
+            .map_err(|violation| format!("{event:?} refused: {violation}"));
+    };
+    (fault.before)(node, &event);
+    // A node with a mistake in it may well find that itself.
+    let handled = catch_unwind(AssertUnwindSafe(|| node.handle(now, event, actions)));
+    let result = handled.map_err(|_| format!("panic on {event:?}"))?;
+    result.map_err(|violation| format!("{event:?} refused: {violation}"))?;
+    (fault.after)(node, &event, actions);
+    Ok(())
+}
+
 pub struct Cluster {
     pub pages: Pages,
     pub nodes: Vec<Node>,
@@ -105,15 +128,8 @@ impl Cluster {
         received: Option<u64>,
     ) -> Result<Effects, String> {
         self.actions.clear();
-        if let Some(fault) = &self.fault {
-            (fault.before)(&mut self.nodes[at], &event);
-        }
         let node = &mut self.nodes[at];
-        node.handle(now, event, &mut self.actions)
-            .map_err(|violation| format!("node {at} refuses {event:?}: {violation}"))?;
-        if let Some(fault) = &self.fault {
-            (fault.after)(node, &event, &mut self.actions);
-        }
+        handle(node, now, event, self.fault, &mut self.actions).map_err(|why| format!("node {at}: {why}"))?;
         let mut effects = Effects::default();
         self.hosts[at]
             .carry_out(&self.actions, received, &mut effects)
@@ -140,17 +156,30 @@ impl Cluster {
         check_page(self.hosts.iter(), index, self.latest[index])
     }
 
-    /// Does the access if the guest may.
+    /// The guest does the access, if it can without a fault.
     pub fn access(&mut self, at: usize, index: usize, access: Access) -> bool {
-        let mapping = &mut self.hosts[at].mappings[index];
-        if !mapping.rights.allow(access) {
+        if !self.hosts[at].mappings[index].allows(access) {
             return false;
         }
+        self.hosts[at].mappings[index].present = true;
+        self.store_or_load(at, index, access);
+        true
+    }
+
+    /// A device does the access, past the guest's mapping, to a page that is lent to it.
+    pub fn access_lent(&mut self, at: usize, index: usize, access: Access) -> bool {
+        if !self.hosts[at].mappings[index].rights.allow(access) {
+            return false;
+        }
+        self.store_or_load(at, index, access);
+        true
+    }
+
+    fn store_or_load(&mut self, at: usize, index: usize, access: Access) {
         if access == Access::Write {
             self.latest[index] += 1;
-            mapping.bytes = self.latest[index];
+            self.hosts[at].mappings[index].bytes = self.latest[index];
         }
-        true
     }
 
     /// Delivers until nothing is on its way, link by link in turn.

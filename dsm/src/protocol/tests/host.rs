@@ -39,8 +39,17 @@ pub struct Mapping {
     pub bytes: u64,
     /// The extent is not tracked.
     pub whole: bool,
+    /// The guest's mapping has the page. It may lack one that it has rights on: in a split extent, never touched.
+    pub present: bool,
     pub lent_read: u16,
     pub lent_write: u16,
+}
+
+impl Mapping {
+    /// Whether the guest can do it without a fault.
+    pub fn allows(&self, access: Access) -> bool {
+        self.rights.allow(access) && (self.whole || self.present)
+    }
 }
 
 /// A message on its way, with the bytes of the page if it carries one.
@@ -93,6 +102,10 @@ impl Host {
     ) -> Result<(), String> {
         match *action {
             Action::Send { to, message } => {
+                if let Message::Invalidated { gfn, .. } = message {
+                    let mapping = &self.mappings[self.pages.index(gfn)];
+                    require(mapping.rights == Rights::None, "the copy is still there")?;
+                }
                 let bytes = if message.carries_page() { Some(self.read_for(message)?) } else { None };
                 effects.sent.push((to, Packet { message, bytes }));
                 return Ok(());
@@ -147,7 +160,7 @@ impl Host {
                     Contents::Zero => 0,
                     Contents::Received => received.ok_or("no page came")?,
                 };
-                mapping.rights = rights.into();
+                (mapping.rights, mapping.present) = (rights.into(), true);
                 if wake {
                     effects.woken.push(index);
                 }
@@ -165,10 +178,11 @@ impl Host {
             Action::Discard { .. } => {
                 require(tracked && mapping.rights == Rights::Read, "the page is not protected")?;
                 require(mapping.lent_read + mapping.lent_write == 0, "the page is lent")?;
-                (mapping.rights, mapping.bytes) = (Rights::None, 0);
+                (mapping.rights, mapping.bytes, mapping.present) = (Rights::None, 0, false);
             }
             Action::Wake { rights, .. } => {
                 require(mapping.rights == rights.into(), "the guest's rights are others")?;
+                mapping.present = true;
                 effects.woken.push(index);
                 return Ok(());
             }

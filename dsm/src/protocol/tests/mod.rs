@@ -8,6 +8,7 @@
 mod cluster;
 mod host;
 mod model;
+mod mutants;
 mod random;
 mod rules;
 mod simulation;

@@ -7,9 +7,9 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use stateright::{Checker, Model, Property};
+use stateright::{Checker, HasDiscoveries, Model, Property};
 
-use super::cluster::{check_page, Fault, Shape};
+use super::cluster::{check_page, handle, Fault, Shape};
 use super::host::{Effects, Host, Packet};
 use crate::ids::NodeId;
 use crate::protocol::{Access, Action, Event, LeasePolicy, Node, Rights};
@@ -140,14 +140,7 @@ impl Protocol {
     fn try_out(&self, mut node: Node, event: Event) -> Reaction {
         let now = if event == Event::Tick { node.next_deadline().unwrap_or(0) } else { 0 };
         let mut actions: Vec<Action> = vec![];
-        if let Some(fault) = &self.fault {
-            (fault.before)(&mut node, &event);
-        }
-        let result = node.handle(now, event, &mut actions);
-        result.map_err(|violation| format!("a node refuses {event:?}: {violation}"))?;
-        if let Some(fault) = &self.fault {
-            (fault.after)(&mut node, &event, &mut actions);
-        }
+        handle(&mut node, now, event, self.fault, &mut actions)?;
         Ok((self.keep(node), actions))
     }
 
@@ -232,7 +225,8 @@ impl Protocol {
             packet.bytes = packet.bytes.map(|_| 0);
         }
         system.hosts.iter_mut().for_each(|host| host.mappings[page].bytes = 0);
-        system.hosts[node].mappings[page].bytes = 1;
+        let mapping = &mut system.hosts[node].mappings[page];
+        (mapping.bytes, mapping.present) = (1, true);
         system.latest[page] = 1;
     }
 
@@ -271,7 +265,7 @@ impl Protocol {
         let slot = self.slot(node, page);
         for access in [Read, Write] {
             let waits = |(read, write): (bool, bool)| if access == Read { read } else { write };
-            if !mapping.rights.allow(access) && !waits(system.waiting[slot]) {
+            if !mapping.allows(access) && !waits(system.waiting[slot]) {
                 steps.push(Step::Touch { node, page, access });
             }
             let lent = if access == Read { mapping.lent_read } else { mapping.lent_write };
@@ -282,7 +276,7 @@ impl Protocol {
                 steps.push(Step::Return { node, page, access });
             }
         }
-        if mapping.rights == Rights::Write {
+        if mapping.allows(Write) {
             steps.push(Step::Store { node, page });
         }
     }
@@ -369,7 +363,12 @@ pub struct Verdict {
 /// Explores all of a model, or until something is wrong.
 pub fn explore(name: &str, protocol: Protocol) -> Verdict {
     let has_fault = protocol.fault.is_some();
-    let checker = protocol.checker().threads(2).spawn_bfs().join();
+    let checker = protocol.checker().threads(2);
+    let checker = match has_fault {
+        true => checker.finish_when(HasDiscoveries::AnyFailures),
+        false => checker,
+    };
+    let checker = checker.spawn_bfs().join();
     let failure = checker.discovery("coherent, and everybody is served").map(|path| {
         let failure = path.last_state().failure.clone().unwrap_or_default();
         let steps: Vec<String> = path.into_actions().iter().map(|step| format!("{step:?}")).collect();

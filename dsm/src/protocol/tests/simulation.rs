@@ -26,7 +26,8 @@ struct Plan {
     shape: Shape,
     vcpus_each: u64,
     devices: bool,
-    /// Most pages in one instruction.
+    /// Least and most pages in one instruction.
+    least: u64,
     span: u64,
     writes_percent: u64,
     spurious_percent: u64,
@@ -58,6 +59,7 @@ impl Plan {
         let plan = Plan {
             vcpus_each: random.between(1, 4),
             devices: random.percent(50),
+            least: 1,
             span: span.min(shape.pages().len() as u64),
             shape,
             writes_percent: random.pick(&[5, 30, 50, 80, 100]),
@@ -85,6 +87,8 @@ struct Vcpu {
     instruction: Vec<(usize, Access)>,
     since: Micros,
     blocked: Option<usize>,
+    /// Instructions so far.
+    done: u64,
 }
 
 #[derive(Debug, Default)]
@@ -128,6 +132,10 @@ pub struct Report {
 impl Simulation {
     pub fn new(seed: u64, ops: u64) -> Self {
         let (plan, random) = Plan::new(seed, ops);
+        Simulation::with_plan(plan, random)
+    }
+
+    fn with_plan(plan: Plan, random: Random) -> Self {
         let cluster = Cluster::new(&plan.shape);
         let nodes = cluster.nodes.len();
         let vcpu = |i: usize| Vcpu { node: i % nodes, ..Vcpu::default() };
@@ -285,9 +293,12 @@ impl Simulation {
         }
     }
 
-    fn some_pages(&mut self, most: u64) -> Vec<(usize, Access)> {
+    fn some_pages(&mut self, least: u64, most: u64) -> Vec<(usize, Access)> {
         let all = self.cluster.pages.len() as u64;
-        let count = self.random.between(1, most.min(all));
+        if least == all {
+            return (0..all as usize).map(|index| (index, Access::Write)).collect();
+        }
+        let count = self.random.between(least, most.min(all));
         // Half of the accesses go to the first two pages.
         let mut pages: Vec<(usize, Access)> = (0..count)
             .map(|_| {
@@ -307,7 +318,7 @@ impl Simulation {
             if self.ops >= self.plan.ops {
                 return Ok(());
             }
-            let mut pages = self.some_pages(self.plan.span);
+            let mut pages = self.some_pages(self.plan.least, self.plan.span);
             // Any order of first touches.
             for i in (1..pages.len()).rev() {
                 pages.swap(i, self.random.next() as usize % (i + 1));
@@ -317,7 +328,7 @@ impl Simulation {
         }
         let node = self.vcpus[vcpu].node;
         let host = &self.cluster.hosts[node];
-        let lacks = |&&(index, access): &&(usize, Access)| !host.mappings[index].rights.allow(access);
+        let lacks = |&&(index, access): &&(usize, Access)| !host.mappings[index].allows(access);
         if let Some(&(index, access)) = self.vcpus[vcpu].instruction.iter().find(lacks) {
             self.vcpus[vcpu].blocked = Some(index);
             let event = Event::Fault { gfn: self.cluster.pages.gfn(index), access };
@@ -332,6 +343,7 @@ impl Simulation {
             self.cluster.access(node, index, access);
         }
         self.ops += instruction.len() as u64;
+        self.vcpus[vcpu].done += 1;
         self.longest = self.longest.max(self.now - self.vcpus[vcpu].since);
         let (low, high) = self.plan.think_us;
         let think = self.random.between(low, high);
@@ -345,7 +357,7 @@ impl Simulation {
             if self.ops >= self.plan.ops {
                 return Ok(());
             }
-            self.devices[device].wants = self.some_pages(4);
+            self.devices[device].wants = self.some_pages(1, 4);
             self.devices[device].since = self.now;
         }
         let wants = &self.devices[device].wants;
@@ -360,7 +372,7 @@ impl Simulation {
             return Ok(());
         }
         for (index, access) in std::mem::take(&mut self.devices[device].wants) {
-            if !self.cluster.access(node, index, access) {
+            if !self.cluster.access_lent(node, index, access) {
                 return Err(format!("node {node} lost page {index} while it was lent for {access:?}"));
             }
             let mapping = &mut self.cluster.hosts[node].mappings[index];
@@ -375,6 +387,47 @@ impl Simulation {
         let pause = self.random.between(1, 300);
         self.at(self.now + pause, Moment::Device(device));
         Ok(())
+    }
+}
+
+impl Plan {
+    /// All vCPUs of `nodes` nodes write the same ten pages in every instruction, in any order.
+    fn contention(nodes: u8, vcpus_each: u64, ops: u64) -> Self {
+        let mut shape = Shape::new(nodes, &[0, 1], 5);
+        shape.lease = LeasePolicy::default();
+        Plan {
+            shape,
+            vcpus_each,
+            devices: false,
+            least: 10,
+            span: 10,
+            writes_percent: 100,
+            spurious_percent: 0,
+            delay_us: (10, 40),
+            think_us: (1, 3),
+            ops,
+        }
+    }
+}
+
+/// Runs ten-page instructions on ten pages; returns the longest that one took.
+pub fn contend(nodes: u8, vcpus_each: u64, ops: u64, fault: Option<Fault>) -> Result<Micros, String> {
+    let plan = Plan::contention(nodes, vcpus_each, ops);
+    let mut simulation = Simulation::with_plan(plan, Random::new(u64::from(nodes)));
+    simulation.cluster.fault = fault;
+    let report = simulation.run()?;
+    let each: Vec<u64> = simulation.vcpus.iter().map(|vcpu| vcpu.done).collect();
+    println!("{nodes} nodes, {vcpus_each} vCPUs each: {report:?}, instructions {each:?}");
+    Ok(report.longest_us)
+}
+
+#[test]
+fn instructions_of_ten_pages_end_soon_however_many_nodes_contend() {
+    for nodes in [2, 3, 4, 8] {
+        for vcpus_each in [1, 4] {
+            let longest = contend(nodes, vcpus_each, 20_000, None).unwrap_or_else(|why| panic!("{why}"));
+            assert!(longest < 2_000_000, "{nodes} nodes: an instruction took {longest} us");
+        }
     }
 }
 
