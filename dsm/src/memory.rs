@@ -2,7 +2,7 @@
 //!
 //! The **guest mapping** is what KVM's memory slots point to and what userfaultfd watches. The **alias mapping** shows
 //! the same pages and is never watched: the loader fills it before the guest runs, and devices read and write
-//! borrowed pages through it. The pager itself reads pages with `pread` (see [`NodeMemory::read_page`]).
+//! borrowed pages through it. The pager itself reads pages with `pread` (`NodeMemory::read_page` says why).
 //!
 //! The page cache of the memfd is the record of what this node holds: a page that is in it and not yet mapped in the
 //! guest mapping is mapped by the kernel without asking anybody. So **nothing may create a page that this node does

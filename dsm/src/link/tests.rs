@@ -18,8 +18,11 @@ fn tcp_pair() -> (TcpStream, TcpStream) {
     (near, listener.accept().expect("accept").0)
 }
 
-/// A pair of connected links of each kind, and its name.
-fn pairs() -> Vec<(&'static str, Box<dyn Link>, Box<dyn Link>)> {
+/// A kind of link, and two connected ones of it.
+type Pair = (&'static str, Box<dyn Link>, Box<dyn Link>);
+
+/// A pair of each kind.
+fn pairs() -> Vec<Pair> {
     let (near, far) = tcp_pair();
     let tcp = (TcpLink::new(near).expect("link"), TcpLink::new(far).expect("link"));
     let (near, far) = UnixStream::pair().expect("pair");

@@ -247,9 +247,10 @@ impl Pager {
 
     /// Lets the pager thread run before every ordinary thread of this host (`SCHED_FIFO`, priority 1).
     ///
-    /// A vCPU that computes leaves its processor to an ordinary thread only after some milliseconds; with this, a fault
-    /// on a host whose processors are all busy is served 20 times sooner (docs/memory.md). Where processors are idle
-    /// it gains nothing, and costs a few microseconds: the kernel then wakes the thread less cleverly.
+    /// A vCPU that computes leaves its processor to an ordinary thread only after some milliseconds; with this, faults
+    /// on a host whose processors are all busy are served as fast as on an idle one. Where processors are idle it
+    /// gains nothing and can cost: the kernel no longer moves the thread to a processor that is awake already. Both
+    /// are measured in `docs/memory.md`.
     ///
     /// # Errors
     /// Without permission (`CAP_SYS_NICE`, `RLIMIT_RTPRIO`), or if the pager has stopped. The pager works as before.

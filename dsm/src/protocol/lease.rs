@@ -152,3 +152,116 @@ impl Leases {
         doubled.min(self.policy.max_us).max(self.policy.base_us)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: LeasePolicy = LeasePolicy { base_us: 50, max_us: 10_000 };
+    const ME: NodeId = NodeId(1);
+
+    fn leases() -> Leases {
+        Leases::new(POLICY, ME, 4)
+    }
+
+    /// A page's history after it was torn so many times.
+    fn torn(leases: &Leases, times: u32) -> History {
+        let mut history = History::default();
+        for _ in 0..times {
+            leases.lost(&mut history, 1_000, true);
+            leases.refetch(&mut history, 1_000, 1_100);
+        }
+        history
+    }
+
+    /// How long a page is kept from the node with the latest turn.
+    fn kept(leases: &Leases, history: History) -> Micros {
+        leases.expires(history, 0, true, leases.mine.next_of(NodeId(2)))
+    }
+
+    #[test]
+    fn a_lease_doubles_with_each_tear_up_to_the_longest() {
+        let leases = leases();
+        let lengths: Vec<Micros> = (0..10).map(|times| kept(&leases, torn(&leases, times))).collect();
+        assert_eq!(lengths, [50, 100, 200, 400, 800, 1_600, 3_200, 6_400, 10_000, 10_000]);
+    }
+
+    #[test]
+    fn a_loss_in_calm_halves_it_and_a_long_calm_forgets_it() {
+        let leases = leases();
+        let mut history = torn(&leases, 4);
+        leases.lost(&mut history, 1_000, false);
+        assert!(!leases.refetch(&mut history, 1_000, 1_100));
+        assert_eq!(kept(&leases, history), 400);
+        leases.lost(&mut history, 1_000, true);
+        assert!(!leases.refetch(&mut history, 1_000, 81_001));
+        assert_eq!(kept(&leases, history), 50);
+    }
+
+    #[test]
+    fn just_after_the_last_page_came_the_collection_is_not_over() {
+        let mut leases = leases();
+        leases.fulfilled(1_000);
+        let (mut early, mut late) = (History::default(), History::default());
+        leases.lost(&mut early, 1_049, false);
+        leases.lost(&mut late, 1_050, false);
+        assert_eq!((early.torn, late.torn), (true, false));
+    }
+
+    #[test]
+    fn calm_ends_a_long_lease_but_never_the_first_50_us() {
+        let mut leases = leases();
+        let later = Turn(1 << 20);
+        let history = torn(&leases, 8);
+        leases.fulfilled(3_000);
+        assert_eq!(leases.expires(history, 0, true, later), 10_000);
+        assert_eq!(leases.expires(history, 0, false, later), 3_050);
+        assert_eq!(leases.expires(history, 3_020, false, later), 3_070);
+    }
+
+    #[test]
+    fn nobody_holds_on_against_an_earlier_turn_nor_against_its_own() {
+        let mut leases = leases();
+        let first = leases.turn(1_000, false);
+        leases.heard(first.next_of(NodeId(0)));
+        let mine = leases.turn(2_000, false);
+        let history = torn(&leases, 8);
+        assert_eq!(leases.expires(history, 0, true, first), 50);
+        assert_eq!(leases.expires(history, 0, true, mine), 50);
+        assert_eq!(leases.expires(history, 0, true, mine.next_of(NodeId(0))), 10_000);
+    }
+
+    #[test]
+    fn a_turn_lasts_while_the_node_collects_but_not_for_ever() {
+        let mut leases = leases();
+        let first = leases.turn(1_000, false);
+        leases.heard(Turn(1 << 20));
+        assert_eq!(leases.turn(2_000, true), first, "other requests are out");
+        leases.fulfilled(2_990);
+        assert_eq!(leases.turn(3_000, false), first, "the last page has just come");
+        let second = leases.turn(3_040, false);
+        assert!(Turn(1 << 20).is_before(second), "calm: the next turn is behind all that were heard");
+        assert_eq!(leases.turn(3_040 + 50_000, true), second);
+        assert!(
+            second.is_before(leases.turn(3_041 + 50_000, true)),
+            "one max_us for each of 4 nodes, and one more"
+        );
+    }
+
+    #[test]
+    fn turns_of_different_nodes_differ_and_wrap_round() {
+        let turn = Turn(u32::MAX - 3);
+        let next = turn.next_of(NodeId(3));
+        assert!(turn.is_before(next) && !next.is_before(turn) && !turn.is_before(turn));
+        assert_ne!(turn.next_of(NodeId(2)), next);
+        assert_eq!(next, Turn(3));
+    }
+
+    #[test]
+    fn without_leases_that_grow_nothing_is_remembered() {
+        let mut leases = Leases::new(LeasePolicy { base_us: 50, max_us: 50 }, ME, 4);
+        leases.heard(Turn(77));
+        assert_eq!(leases.turn(1_000, false), Turn(0));
+        assert_eq!(torn(&leases, 5), History::default());
+    }
+}

@@ -6,7 +6,7 @@ use std::sync::{Arc, Barrier};
 use tessera_dsm::protocol::Access;
 use tessera_dsm::{EXTENT_PAGES, PAGE_BYTES};
 
-use crate::support::{Cluster, Guest, Wires};
+use crate::support::{compute, Cluster, Guest, Wires};
 
 /// A small generator of pseudo-random numbers (xorshift64*).
 struct Random(u64);
@@ -83,59 +83,47 @@ fn stores_on_two_nodes_are_not_both_missed() {
 fn a_counter_on_all_nodes_loses_nothing() {
     for (nodes, wires) in [(2, Wires::Tcp), (3, Wires::Tcp), (3, Wires::Unix)] {
         let mut cluster = Cluster::new(nodes, 1, wires);
-        let (threads, adds) = (2, 8000);
-        let start = Arc::new(Barrier::new(usize::from(nodes) * threads as usize));
-        for node in 0..usize::from(nodes) {
-            for _ in 0..threads {
-                let start = start.clone();
-                cluster.spawn(node, move |guest| {
-                    start.wait();
-                    for i in 0..adds {
-                        // Three words of two pages, so that nodes also wait for each other's other page.
-                        guest.word(100 + i % 2, (i % 3) as usize).fetch_add(1, Ordering::SeqCst);
-                        // Slow enough that the pages change hands many times.
-                        (0..500).for_each(|_| std::hint::spin_loop());
+        let (threads, phases, adds) = (2, 40, 100);
+        let twice = (0..usize::from(nodes)).chain(0..usize::from(nodes));
+        cluster.spawn_together(twice, |_| {
+            move |guest: Guest, meeting: &Barrier| {
+                for i in 0..phases * adds {
+                    if i % adds == 0 {
+                        meeting.wait();
                     }
-                });
+                    // Six words of two pages, so that nodes also wait for each other's other page.
+                    guest.word(100 + i % 2, (i % 3) as usize).fetch_add(1, Ordering::SeqCst);
+                    compute();
+                }
             }
-        }
+        });
         cluster.join();
-        let moved: u64 = (0..usize::from(nodes)).map(|node| cluster.stats(node).protocol.remote_writes).sum();
-        assert!(moved > 10, "the pages moved only {moved} times: nothing was tested");
+        let least = (phases - 1) * u64::from(nodes - 1);
+        assert!(cluster.moves() >= least, "the pages moved only {} times", cluster.moves());
         for node in 0..usize::from(nodes) {
             let guest = cluster.guest(node);
             let sum: u64 =
                 (0..6).map(|i| guest.word(100 + i % 2, (i / 2) as usize).load(Ordering::SeqCst)).sum();
-            assert_eq!(sum, u64::from(nodes) * threads * adds, "as node {node} sees it");
+            assert_eq!(sum, u64::from(nodes) * threads * phases * adds, "as node {node} sees it");
         }
         cluster.report("shared counter");
     }
 }
 
 #[test]
-fn what_straddles_two_pages_makes_progress_and_is_whole_under_a_lock() {
+fn what_straddles_two_pages_is_whole() {
     let mut cluster = Cluster::new(2, 1, Wires::Tcp);
-    let (lock, page, rounds) = (30, 60, 400u64);
+    let (turn, page, rounds) = (30, 60, 100u64);
     // 8 bytes, 3 of them in the first page.
     let straddling = move |guest: &Guest| guest.address(page, PAGE_BYTES - 3).cast::<u64>();
-    for node in 0..2 {
-        cluster.spawn(node, move |guest| {
-            for _ in 0..rounds {
-                while guest.word(lock, 0).swap(1, Ordering::Acquire) != 0 {
-                    std::thread::yield_now();
-                }
+    for me in 0..2u64 {
+        cluster.spawn(me as usize, move |guest| {
+            for round in 0..rounds {
+                wait_until(guest.word(turn, 0), 2 * round + me);
                 let at = straddling(&guest);
-                // SAFETY: 8 bytes inside the guest mapping; the lock in guest memory keeps the other thread out.
+                // SAFETY: 8 bytes inside the guest mapping; it is this thread's turn.
                 unsafe { at.write_unaligned(at.read_unaligned() + 0x0101_0101_0101) };
-                guest.word(lock, 0).store(0, Ordering::Release);
-            }
-        });
-        // Beside them, accesses to the same two pages without any lock: one instruction needs both at once.
-        cluster.spawn(node, move |guest| {
-            let at = guest.address(page, PAGE_BYTES - 12).cast::<u64>();
-            for _ in 0..rounds {
-                // SAFETY: inside the guest mapping; nobody depends on these bytes (the first 8 of them only).
-                unsafe { at.write_unaligned(std::hint::black_box(7)) };
+                guest.word(turn, 0).fetch_add(1, Ordering::Release);
             }
         });
     }
@@ -146,22 +134,51 @@ fn what_straddles_two_pages_makes_progress_and_is_whole_under_a_lock() {
 }
 
 #[test]
+fn stores_that_need_two_pages_at_once_make_progress() {
+    let mut cluster = Cluster::new(3, 1, Wires::Tcp);
+    let (phases, stores) = (30, 20);
+    cluster.spawn_together([0, 1, 2, 0, 1], |_| {
+        move |guest: Guest, meeting: &Barrier| {
+            // 16 bytes, 6 of them in the first page.
+            let at = guest.address(60, PAGE_BYTES - 6).cast::<u128>();
+            for i in 0..phases * stores {
+                if i % stores == 0 {
+                    meeting.wait();
+                }
+                // SAFETY: inside the guest mapping; nobody looks at these bytes before all threads are done.
+                unsafe { at.write_unaligned(std::hint::black_box(7)) };
+                compute();
+            }
+        }
+    });
+    cluster.join();
+    assert!(cluster.moves() >= 2 * (phases - 1), "the pages moved only {} times", cluster.moves());
+    // SAFETY: as above.
+    assert_eq!(unsafe { cluster.guest(2).address(60, PAGE_BYTES - 6).cast::<u128>().read_unaligned() }, 7);
+}
+
+#[test]
 fn two_sets_of_pages_that_overlap_do_not_starve_each_other() {
     // Each thread needs ten pages of both nodes' extents before it has done one round, like an instruction whose
     // operands, stack and tables lie in ten pages.
     let mut cluster = Cluster::new(2, 1, Wires::Unix);
-    let (rounds, pages) = (100, 10);
-    for node in 0..2u64 {
-        cluster.spawn(node as usize, move |guest| {
-            for round in 0..rounds {
+    let (phases, rounds, pages) = (20, 5, 10);
+    cluster.spawn_together([0, 1], |node| {
+        move |guest: Guest, meeting: &Barrier| {
+            for round in 0..phases * rounds {
+                if round % rounds == 0 {
+                    meeting.wait();
+                }
                 for i in 0..pages {
                     let i = if node == 0 { i } else { pages - 1 - i };
-                    guest.word(i % 2 * EXTENT_PAGES + i, node as usize).store(round, Ordering::SeqCst);
+                    guest.word(i % 2 * EXTENT_PAGES + i, node).store(round, Ordering::SeqCst);
+                    compute();
                 }
             }
-        });
-    }
+        }
+    });
     cluster.join();
+    assert!(cluster.moves() >= phases - 1, "the pages moved only {} times", cluster.moves());
     cluster.report("overlapping sets");
 }
 

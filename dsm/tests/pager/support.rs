@@ -4,7 +4,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{channel, Receiver, RecvTimeoutError, Sender};
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use tessera_dsm::link::{Link, TcpLink, UnixLink};
@@ -49,6 +49,11 @@ fn link_pair(wires: Wires) -> (BoxedLink, BoxedLink) {
             (Box::new(UnixLink::new(near).expect("link")), Box::new(UnixLink::new(far).expect("link")))
         }
     }
+}
+
+/// Computes for some microseconds, so that what a thread does takes longer than a lease and pages must move.
+pub fn compute() {
+    (0..300).for_each(|_| std::hint::spin_loop());
 }
 
 /// One node: its memory, and its pager.
@@ -156,6 +161,26 @@ impl Cluster {
             work(guest);
             let _ = done.send(());
         });
+    }
+
+    /// Starts a thread for each of `nodes` (a node may be named twice). They may meet at the barrier, so that none is
+    /// done before another has begun, however busy the machine is.
+    pub fn spawn_together<W: FnOnce(Guest, &Barrier) + Send + 'static>(
+        &mut self,
+        nodes: impl IntoIterator<Item = usize>,
+        work: impl Fn(usize) -> W,
+    ) {
+        let nodes: Vec<usize> = nodes.into_iter().collect();
+        let meeting = Arc::new(Barrier::new(nodes.len()));
+        for node in nodes {
+            let (meeting, work) = (meeting.clone(), work(node));
+            self.spawn(node, move |guest| work(guest, &meeting));
+        }
+    }
+
+    /// How often pages came to a node to be written.
+    pub fn moves(&self) -> u64 {
+        (0..self.nodes.len()).map(|node| self.stats(node).protocol.remote_writes).sum()
     }
 
     /// Waits for all threads. A thread that hangs or panics is a failure.

@@ -34,7 +34,7 @@ impl<'a> Cmdline<'a> {
             .filter_map(|word| word.split_once('='))
             .filter(|(k, _)| *k == key)
             .map(|(_, v)| v)
-            .last()
+            .next_back()
     }
 
     /// The number under `key` (decimal, or hexadecimal after `0x`, with an optional k, m or g for powers of

@@ -1,8 +1,8 @@
 //! Litmus shapes: what each thread does to shared words, and which outcomes x86-TSO forbids.
 //!
 //! A shape is data: per thread a few operations on the variables x, y, z. The payload runs the operations;
-//! this module says what an outcome means. Verdicts agree with the published x86-TSO model (Sewell et al. 2010)
-//! and were checked against herd7's for the tests of the same name.
+//! this module says what an outcome means. Verdicts agree with the published x86-TSO model (Sewell et al.
+//! 2010) and were checked against herd7's for the tests of the same name.
 //!
 //! A batch number makes the values of each round unique, so that nothing needs to be reset: in batch `b`
 //! (from 1) a write of "1" stores `2b`, of "2" stores `2b + 1`, and the "0" of the shape is whatever an
@@ -194,7 +194,8 @@ pub const fn stored(batch: u64, value: u64) -> u64 {
     2 * batch + value - 1
 }
 
-/// What a value seen in batch `batch` is: 0 (from the batch before), 1, 2, or `None`: it cannot have been there.
+/// What a value seen in batch `batch` is: 0 (from the batch before), 1, 2, or `None`: it cannot have been
+/// there.
 pub const fn seen(batch: u64, value: u64) -> Option<u8> {
     if value == 2 * batch {
         Some(1)

@@ -1,9 +1,11 @@
 #![no_std]
 #![no_main]
-//! Tessera's bare-metal payload: tests of memory order, interrupts, time and moves that need no operating system.
+//! Tessera's bare-metal payload: tests of memory order, interrupts, time and moves that need no operating
+//! system.
 //!
-//! It is a static ELF64 for 1 MiB, entered in long mode with RSI = Linux zero page. Ring 0 is a few instructions
-//! (`runtime/ring0.s`); every test runs in ring 3. What to run comes from the command line: see `docs/payloads.md`.
+//! It is a static ELF64 for 1 MiB, entered in long mode with RSI = Linux zero page. Ring 0 is a few
+//! instructions (`runtime/ring0.s`); every test runs in ring 3. What to run comes from the command line: see
+//! `docs/payloads.md`.
 
 mod runtime;
 mod tests;

@@ -50,7 +50,8 @@ pub fn pin(cpu: usize) -> Result<(), Trouble> {
     if cpu >= libc::CPU_SETSIZE as usize {
         return Err(Trouble::Unfit(format!("CPU {cpu} is beyond what a cpu_set_t holds")));
     }
-    // SAFETY: an all-zero cpu_set_t is an empty set; the index is within its bits; the call reads the set only.
+    // SAFETY: an all-zero cpu_set_t is an empty set; the index is within its bits; the call reads the set
+    // only.
     let answer = unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
         libc::CPU_SET(cpu, &mut set);
@@ -98,7 +99,8 @@ fn bound<T>(cpu: usize, work: impl FnOnce() -> T) -> Result<T, Trouble> {
     pinned.map(|()| result)
 }
 
-/// The first `threads` usable CPUs, or all where `threads` is 0; CPUs are used more than once where there are too few.
+/// The first `threads` usable CPUs, or all where `threads` is 0; CPUs are used more than once where there are
+/// too few.
 pub fn spread(threads: usize) -> Vec<usize> {
     let usable = usable();
     let count = if threads == 0 { usable.len() } else { threads };

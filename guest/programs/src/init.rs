@@ -86,7 +86,8 @@ fn say_ready() {
     say(&format!("TESSERA-READY {}\n", describe()));
 }
 
-/// Runs an order in a child process, so that one that crashes still has its result line and takes nothing with it.
+/// Runs an order in a child process, so that one that crashes still has its result line and takes nothing
+/// with it.
 pub fn run_apart(order: &Order) -> bool {
     let start = Instant::now();
     // SAFETY: this process has one thread, so the child may go on as usual.

@@ -56,6 +56,7 @@ const HARMLESS: &[&str] = &[
     "NMI watchdog: Enabled",
     "NMI watchdog: Perf NMI watchdog permanently disabled",
     "Spectre V2 : WARNING: Unprivileged eBPF",
+    "Scanning for low memory corruption",
     "Command line:",
     "Kernel command line:",
 ];
@@ -65,7 +66,8 @@ pub fn is_problem(line: &str) -> bool {
     SIGNS.iter().any(|sign| line.contains(sign)) && !HARMLESS.iter().any(|harmless| line.contains(harmless))
 }
 
-/// The text of a record of /dev/kmsg: `priority,sequence,time,flags;text\n`, continued by lines that start with a space.
+/// The text of a record of /dev/kmsg: `priority,sequence,time,flags;text\n`, continued by lines that start
+/// with a space.
 fn text(record: &str) -> &str {
     record.split_once(';').map_or(record, |(_, text)| text.split('\n').next().unwrap_or(text))
 }

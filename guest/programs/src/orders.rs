@@ -102,8 +102,8 @@ pub struct Orders {
 }
 
 impl Orders {
-    /// Reads `tessera.run=` and `tessera.end=` from a kernel command line. Several `tessera.run=` add up. An end that is
-    /// unknown counts as power-off, so that no guest runs on for a typing error.
+    /// Reads `tessera.run=` and `tessera.end=` from a kernel command line. Several `tessera.run=` add up. An
+    /// end that is unknown counts as power-off, so that no guest runs on for a typing error.
     pub fn from_cmdline(cmdline: &str) -> Self {
         let mut orders = Self { programs: Vec::new(), end: End::PowerOff };
         for word in cmdline.split_ascii_whitespace() {

@@ -23,7 +23,7 @@ impl Random {
 
     /// A number in -0.5..0.5, all of whose 53 bits are random.
     pub fn centred(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64 - 0.5
+        (self.word() >> 11) as f64 / (1u64 << 53) as f64 - 0.5
     }
 }
 

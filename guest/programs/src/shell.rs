@@ -1,4 +1,5 @@
-//! A few commands on the console, so that the serial line has something to answer without any other user space.
+//! A few commands on the console, so that the serial line has something to answer without any other user
+//! space.
 
 use std::fs;
 use std::io::BufRead;

@@ -1,5 +1,5 @@
-//! Waiting for another CPU without asking the kernel for the time: the page with the time of day changes with every tick,
-//! and reading it in a loop would have it travel all the time.
+//! Waiting for another CPU without asking the kernel for the time: the page with the time of day changes with
+//! every tick, and reading it in a loop would have it travel all the time.
 
 use std::sync::atomic::{fence, AtomicU32, Ordering};
 
@@ -29,8 +29,8 @@ pub fn until(mut done: impl FnMut() -> bool) {
     }
 }
 
-/// Waits until `word` differs from what `passes` refuses: spins for a while, then sleeps on the word. `asleep` tells the
-/// writer that it must [`wake`]; it has a page of its own, written only around a sleep.
+/// Waits until `word` differs from what `passes` refuses: spins for a while, then sleeps on the word.
+/// `asleep` tells the writer that it must [`wake`]; it has a page of its own, written only around a sleep.
 pub fn wait(word: &AtomicU32, asleep: &AtomicU32, passes: impl Fn(u32) -> bool) {
     let start = tsc();
     while tsc().wrapping_sub(start) < SPIN_CYCLES {

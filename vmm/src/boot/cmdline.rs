@@ -27,18 +27,26 @@ const OURS: &[(&str, &[&str])] = &[
     ("panic=-1", &[]),
 ];
 
+/// CONFIG_HZ of Debian's kernels.
+const TICKS_PER_SECOND: u64 = 250;
+
 /// A guest's whole command line: our parameters, then the user's, so that the user's win where both are read.
 /// Of ours, none is there that the user gave too.
 ///
-/// `tsc_khz` is the frequency of the guest's TSC, which Linux cannot measure without a timer of the PC (on AMD
-/// it does not read it from CPUID either).
+/// Two more come from `tsc_khz`, the frequency of the guest's TSC:
+///
+/// - `tsc_early_khz=`: Linux cannot measure it without a timer of the PC, and on AMD does not read it from CPUID.
+/// - `lpj=`, how long a delay loop is. Linux 6.1 measures it anew on the first CPU of each package against the
+///   tick, and gets it badly wrong where a vCPU is not always running. It counts in ticks, of which a distribution's
+///   kernel makes [`TICKS_PER_SECOND`]; a kernel with more of them would only delay for longer than it meant to.
 pub fn compose(user: &str, tsc_khz: u32) -> String {
     let names: Vec<&str> = words(user).iter().map(|word| name(word)).collect();
     let given = |parameter: &str, others: &[&str]| {
         names.iter().any(|given| *given == name(parameter) || others.contains(given))
     };
     let frequency = format!("tsc_early_khz={tsc_khz}");
-    let ours = OURS.iter().copied().chain([(frequency.as_str(), &[][..])]);
+    let loops = format!("lpj={}", u64::from(tsc_khz) * 1000 / TICKS_PER_SECOND);
+    let ours = OURS.iter().copied().chain([(frequency.as_str(), &[][..]), (loops.as_str(), &[][..])]);
     let mut line: Vec<&str> = ours
         .filter(|(parameter, others)| !given(parameter, others))
         .map(|(parameter, _)| parameter)
@@ -87,7 +95,7 @@ mod tests {
             line.starts_with("console=ttyS0 clocksource=tsc tsc=reliable no-kvmclock nowatchdog"),
             "{line}"
         );
-        assert!(line.ends_with(" tsc_early_khz=2596148 root=/dev/vda quiet"), "{line}");
+        assert!(line.ends_with(" tsc_early_khz=2596148 lpj=10384592 root=/dev/vda quiet"), "{line}");
         assert!(!compose("", 1).ends_with(' '));
     }
 

@@ -75,7 +75,7 @@ pub fn dial(address: &HostAddress, role: Role, by: Instant) -> Result<TcpStream,
     stream.set_write_timeout(Some(HELLO_LIMIT)).map_err(io)?;
     hello::send(&mut stream, role)?;
     hello::receive_reply(stream.try_clone().map_err(io)?, by)?;
-    stream.set_write_timeout(None).map_err(io)?;
+    stream.set_write_timeout(None).and_then(|()| stream.set_read_timeout(None)).map_err(io)?;
     Ok(stream)
 }
 

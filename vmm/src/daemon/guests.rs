@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::TcpStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tessera_dsm::NodeId;
 use tracing::{debug, info, warn};
@@ -17,6 +17,10 @@ use crate::control::orders::Stage;
 
 /// How many lost guests are remembered.
 const LOST_MAX: usize = 32;
+/// How long to wait for the place of a worker that has said that its guest has ended.
+const ENDING_LIMIT: Duration = Duration::from_secs(3);
+/// How long a worker's word of its end may be on its way.
+const NEWS_LIMIT: Duration = Duration::from_millis(100);
 
 /// The daemon's end of a worker's lifeline.
 pub(super) type WorkerLine = Arc<Lifeline>;
@@ -95,29 +99,39 @@ impl Guests {
         self.most.saturating_sub(self.table().entries.len()) as u32
     }
 
-    /// Takes a place for a guest; an error is the line for who asked.
+    /// Takes a place for a guest; an error is the line for who asked. One that is about to become free is waited for: after a
+    /// reset the launcher comes back faster than the old worker is gone.
     pub fn reserve(self: &Arc<Self>, id: GuestId, name: GuestName) -> Result<Reservation, String> {
+        let begin = Instant::now();
         let mut table = self.table();
-        if table.closing {
-            return Err("this daemon is shutting down".into());
-        }
-        if table.entries.len() >= self.most {
-            return Err(format!(
-                "this daemon already runs {} guests, the most that --max-guests allows",
-                self.most
-            ));
-        }
-        if table.entries.iter().any(|entry| entry.name == name) {
-            return Err(format!(
-                "a guest named {name} already runs here: choose another --name or stop that one"
-            ));
-        }
-        if table.entries.iter().any(|entry| entry.id == id) {
-            return Err("this guest already has a node here: name each daemon once in --hosts".into());
+        while let Err(why) = self.check_room(&table, id, &name) {
+            let ending = table.entries.iter().any(|entry| entry.stage == Stage::Ended);
+            let limit = if ending { ENDING_LIMIT } else { NEWS_LIMIT };
+            let left = limit.saturating_sub(begin.elapsed());
+            if table.closing || left.is_zero() {
+                return Err(why);
+            }
+            table = self.changed.wait_timeout(table, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         let (stage, node, hosts, worker) = (Stage::Created, None, vec![], None);
         table.entries.push(Entry { id, name: name.clone(), stage, node, hosts, worker });
         Ok(Reservation { guests: self.clone(), id, name, used: false })
+    }
+
+    fn check_room(&self, table: &Table, id: GuestId, name: &GuestName) -> Result<(), String> {
+        if table.closing {
+            return Err("this daemon is shutting down".into());
+        }
+        if table.entries.iter().any(|entry| entry.id == id) {
+            return Err("this guest already has a node here: name each daemon once in --hosts".into());
+        }
+        if table.entries.iter().any(|entry| entry.name == *name) {
+            return Err(format!("a guest named {name} already runs here: choose another --name or stop that one"));
+        }
+        if table.entries.len() >= self.most {
+            return Err(format!("this daemon already runs {} guests, the most that --max-guests allows", self.most));
+        }
+        Ok(())
     }
 
     /// Starts the worker of a reserved guest. Only to be called from a thread that outlives the worker.
@@ -176,6 +190,8 @@ impl Guests {
             }
             FromWorker::Reached(stage) => entry.stage = stage,
         }
+        drop(table);
+        self.changed.notify_all();
     }
 
     fn await_end(&self, id: GuestId, name: &GuestName, process: &mut dyn WorkerProcess) {
@@ -264,6 +280,7 @@ impl Guests {
     pub fn ask_all_to_end(&self) {
         let mut table = self.table();
         table.closing = true;
+        self.changed.notify_all();
         for worker in table.entries.iter().filter_map(|entry| entry.worker.as_ref()) {
             // A worker that does not take it is killed later.
             let _dead = worker.line.send(&ToWorker::Shutdown);

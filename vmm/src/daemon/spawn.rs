@@ -74,6 +74,7 @@ impl WorkerSpawner for ProcessSpawner {
         let inherited = [launcher.as_raw_fd(), lifeline.as_raw_fd()];
         let mut command = Command::new(&self.program);
         command
+            .arg0("tessera")
             .arg("worker")
             .arg(format!("--launcher-fd={}", inherited[0]))
             .arg(format!("--lifeline-fd={}", inherited[1]))

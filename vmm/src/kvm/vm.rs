@@ -29,7 +29,7 @@ const APIC_BASE_BSP: u64 = 0x100;
 const SPURIOUS_ENABLED: u32 = 0x1ff;
 /// An APIC id that no vCPU has: no vCPU is the boot processor in KVM's eyes, so that INIT puts each of them
 /// into wait-for-SIPI, and a proxy of vCPU 0 is like any other.
-const NO_BOOT_CPU: u32 = 0x7fff;
+const NO_BOOT_CPU: u32 = 0xff;
 
 /// Why KVM could not be set up.
 #[derive(Debug, Error)]

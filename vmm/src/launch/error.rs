@@ -38,9 +38,9 @@ pub enum LaunchError {
     #[error("{0}")]
     Options(String),
     /// A host cannot be asked.
-    #[error("host {host} {problem}")]
+    #[error("{host} {problem}")]
     Host {
-        /// Which.
+        /// Which: `host b:7070`.
         host: String,
         /// What is wrong, with its remedy.
         problem: String,
@@ -52,9 +52,9 @@ pub enum LaunchError {
     #[error("this guest cannot be: {0}")]
     Spec(#[from] SpecError),
     /// A host did not bring its node up.
-    #[error("host {host}: {why}")]
+    #[error("{host}: {why}")]
     Stage {
-        /// Which.
+        /// Which: `host b:7070`.
         host: String,
         /// The stage that it did not reach.
         stage: Stage,
@@ -100,6 +100,16 @@ impl LaunchError {
             HelloError::Refused(why) => format!("refuses: {why}"),
             HelloError::Node(_) => error.to_string(),
         };
-        LaunchError::Host { host, problem }
+        LaunchError::Host { host: format!("host {host}"), problem }
+    }
+
+    /// The same, when the only host is this machine, whose daemon has an address that means nothing to the user.
+    #[must_use]
+    pub(super) fn on_this_machine(self) -> LaunchError {
+        match self {
+            LaunchError::Host { problem, .. } => LaunchError::Host { host: "this machine".into(), problem },
+            LaunchError::Stage { stage, why, .. } => LaunchError::Stage { host: "this machine".into(), stage, why },
+            other => other,
+        }
     }
 }

@@ -21,6 +21,8 @@ use crate::host::signals::EndSignal;
 
 /// How long the other nodes may take to say their last word after the first one has, or after one was lost.
 const LAST_WORDS_LIMIT: Duration = Duration::from_secs(4);
+/// How long a node that takes no orders may take to say why.
+const EXPLANATION_LIMIT: Duration = Duration::from_millis(500);
 /// How long a stop may take.
 const STOP_LIMIT: Duration = Duration::from_secs(6);
 
@@ -96,7 +98,7 @@ impl<'a> GuestRun<'a> {
         self.times.create_ms = self.lap();
         for node in self.nodes() {
             let order = Order::Configure(Box::new(plan.spec_for(self.id, node)));
-            self.sessions[node.index()].send(&order, Stage::Configured)?;
+            self.send(node, &order, Stage::Configured)?;
         }
         self.await_all(Stage::Configured)?;
         self.times.configure_ms = self.lap();
@@ -120,10 +122,19 @@ impl<'a> GuestRun<'a> {
 
     /// Gives an order to all nodes, and waits until all have done it.
     fn order_all(&mut self, order: &Order, stage: Stage) -> Result<(), LaunchError> {
-        for session in &self.sessions {
-            session.send(order, stage)?;
+        for node in self.nodes() {
+            self.send(node, order, stage)?;
         }
         self.await_all(stage)
+    }
+
+    /// Gives an order to a node. If it cannot be sent, the node may have said why before it closed.
+    fn send(&self, node: NodeId, order: &Order, stage: Stage) -> Result<(), LaunchError> {
+        let Err(error) = self.sessions[node.index()].send(order) else { return Ok(()) };
+        match self.next_report(stage, node, Instant::now() + EXPLANATION_LIMIT) {
+            Err(said @ (LaunchError::Interrupted | LaunchError::Stage { .. })) => Err(said),
+            _ => Err(self.failure(node, stage, format!("its worker is lost: {error}"))),
+        }
     }
 
     fn await_all(&mut self, stage: Stage) -> Result<(), LaunchError> {
@@ -140,23 +151,23 @@ impl<'a> GuestRun<'a> {
     }
 
     fn load(&mut self, inputs: &[Input]) -> Result<Arming, LaunchError> {
-        let home = &self.sessions[0];
+        let home = |order: &Order| self.send(NodeId::HOME, order, Stage::Loaded);
         let mut chunk = vec![0; CHUNK_BYTES];
         for input in inputs {
-            home.send(&Order::Image { image: input.image, bytes: input.bytes }, Stage::Loaded)?;
+            home(&Order::Image { image: input.image, bytes: input.bytes })?;
             let mut sent = 0;
             while sent < input.bytes {
                 chunk.resize((input.bytes - sent).min(CHUNK_BYTES as u64) as usize, 0);
                 input.read_at(&mut chunk, sent)?;
                 sent += chunk.len() as u64;
                 let order = Order::Chunk(std::mem::take(&mut chunk));
-                home.send(&order, Stage::Loaded)?;
+                home(&order)?;
                 if let Order::Chunk(bytes) = order {
                     chunk = bytes;
                 }
             }
         }
-        home.send(&Order::Load, Stage::Loaded)?;
+        home(&Order::Load)?;
         match self.next_report(Stage::Loaded, NodeId::HOME, Instant::now() + Stage::Loaded.limit())? {
             (NodeId::HOME, Report::Loaded(arming)) => Ok(arming),
             (node, _) => Err(self.failure(node, Stage::Loaded, "it answered out of turn".into())),
@@ -188,6 +199,7 @@ impl<'a> GuestRun<'a> {
 
     fn failure(&self, node: NodeId, stage: Stage, why: String) -> LaunchError {
         let host = self.sessions.get(node.index()).map_or_else(|| node.to_string(), |session| session.host.clone());
+        let host = format!("host {host}");
         LaunchError::Stage { host, stage, why }
     }
 
@@ -230,7 +242,7 @@ impl<'a> GuestRun<'a> {
             2 | 3 => {
                 for session in &self.sessions {
                     // One that is lost needs no stopping, and the others hear it from each other.
-                    let _lost = session.send(&Order::Stop, Stage::Ended);
+                    let _lost = session.send(&Order::Stop);
                 }
                 words.wait_no_longer_than(STOP_LIMIT);
             }

@@ -53,10 +53,24 @@ pub fn run(request: &RunRequest) -> Result<u8, LaunchError> {
     })
     .map_err(LaunchError::local("cannot wait for signals"))?;
 
-    let local = if request.hosts.is_empty() { Some(LocalDaemon::start(request)?) } else { None };
-    let hosts = local.as_ref().map_or_else(|| request.hosts.clone(), |daemon| vec![daemon.address.clone()]);
+    if !request.hosts.is_empty() {
+        return run_on(&request.hosts, request, &inputs, kernel, (&events, event_tx));
+    }
+    let local = LocalDaemon::start(request)?;
+    let hosts = [local.address.clone()];
+    run_on(&hosts, request, &inputs, kernel, (&events, event_tx)).map_err(LaunchError::on_this_machine)
+}
+
+/// Runs a guest on these hosts.
+fn run_on(
+    hosts: &[HostAddress],
+    request: &RunRequest,
+    inputs: &[Input],
+    kernel: KernelKind,
+    (events, event_tx): (&Receiver<Event>, SyncSender<Event>),
+) -> Result<u8, LaunchError> {
     let began = Instant::now();
-    let hosts = survey(&hosts, request)?;
+    let hosts = survey(hosts, request)?;
     let survey_ms = began.elapsed().as_millis() as u64;
     let name = match &request.name {
         Some(name) => name.clone(),
@@ -64,11 +78,10 @@ pub fn run(request: &RunRequest) -> Result<u8, LaunchError> {
     };
     let plan = plan::make(request, &name, kernel, &hosts)?;
     describe(&plan);
-    let mut lives = live(request, &plan, &inputs, &events, event_tx)?;
+    let mut lives = live(request, &plan, inputs, events, event_tx)?;
     if let Some(first) = lives.first_mut() {
         first.times.survey_ms = survey_ms;
     }
-    drop(local);
     Ok(conclude(request, &plan, &lives))
 }
 

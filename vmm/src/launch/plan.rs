@@ -173,7 +173,7 @@ fn short_of_memory(total: u64, wanted: u64, host: &Surveyed, hosts: &[Surveyed])
     if hosts.len() == 1 {
         let problem =
             format!("has {} MiB of memory free, the guest needs {} MiB", mib(host.offer.memory_free_bytes), mib(total));
-        return LaunchError::Host { host: host.address.to_string(), problem };
+        return LaunchError::Host { host: format!("host {}", host.address), problem };
     }
     let have: Vec<String> = hosts
         .iter()

@@ -13,13 +13,11 @@ use crate::control::address::HostAddress;
 use crate::control::ending::tidy;
 use crate::control::frame::{FrameError, FrameReader};
 use crate::control::guest::{GuestId, GuestName};
-use crate::control::hello::{HelloError, Role};
+use crate::control::hello::Role;
 use crate::control::orders::{Order, Report, Stage};
 use crate::control::socket::{self, FrameWriter, DEAD_AFTER};
 use crate::host::signals::EndSignal;
 
-/// How often and for how long to try again while a daemon still cleans up after a guest of the same name.
-const NAME_RETRY: (Duration, u32) = (Duration::from_millis(100), 30);
 /// After a silence, how long to look for reports that arrived while this process was suspended.
 const LAST_LOOK: Duration = Duration::from_millis(200);
 
@@ -77,7 +75,8 @@ impl Session {
         listening: &Listening,
     ) -> Result<Session, LaunchError> {
         let host = address.to_string();
-        let stream = create_worker(address, guest, name)
+        let role = Role::Create { guest, name: name.clone() };
+        let stream = socket::dial(address, role, Instant::now() + Stage::Created.limit())
             .map_err(|error| LaunchError::unreachable(host.clone(), &error))?;
         let failed = LaunchError::local("cannot listen to a worker");
         let reading = stream.try_clone().map_err(failed)?;
@@ -92,12 +91,8 @@ impl Session {
     ///
     /// # Errors
     /// When the worker is lost.
-    pub fn send(&self, order: &Order, stage: Stage) -> Result<(), LaunchError> {
-        self.writer.send(order).map_err(|error| LaunchError::Stage {
-            host: self.host.clone(),
-            stage,
-            why: format!("its worker is lost: {error}"),
-        })
+    pub fn send(&self, order: &Order) -> Result<(), FrameError> {
+        self.writer.send(order)
     }
 
     /// The connection, for console input.
@@ -109,21 +104,6 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         socket::hang_up(self.writer.socket());
-    }
-}
-
-fn create_worker(address: &HostAddress, guest: GuestId, name: &GuestName) -> Result<TcpStream, HelloError> {
-    let mut tries = 0;
-    loop {
-        let role = Role::Create { guest, name: name.clone() };
-        match socket::dial(address, role, Instant::now() + Stage::Created.limit()) {
-            // After a reset the old worker may be a moment away from its end.
-            Err(HelloError::Refused(why)) if why.contains("already runs here") && tries < NAME_RETRY.1 => {
-                tries += 1;
-                std::thread::sleep(NAME_RETRY.0);
-            }
-            other => return other,
-        }
     }
 }
 

@@ -33,7 +33,7 @@ pub fn ask(hosts: &[HostAddress]) -> Result<Vec<(HostAddress, HostOffer)>, Launc
             .into_iter()
             .map(|(host, thread)| match thread.join() {
                 Ok(offer) => Ok((host.clone(), offer?)),
-                Err(_) => Err(LaunchError::Host { host: host.to_string(), problem: "could not be asked".into() }),
+                Err(_) => Err(fail(host, "could not be asked")),
             })
             .collect()
     })
@@ -73,7 +73,7 @@ pub fn judge(
 }
 
 fn fail(address: &HostAddress, problem: impl Into<String>) -> LaunchError {
-    LaunchError::Host { host: address.to_string(), problem: problem.into() }
+    LaunchError::Host { host: format!("host {address}"), problem: problem.into() }
 }
 
 /// Whether the host can run any guest.

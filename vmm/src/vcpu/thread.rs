@@ -68,6 +68,23 @@ impl VcpuThread {
         if let Err(error) = self.serve() {
             self.around.failed(error.to_string());
         }
+        if let (Ok(regs), Ok(sregs)) = (self.core.fd.get_regs(), self.core.sregs()) {
+            let here = self.handover.may_run();
+            tracing::debug!(
+                "{}: ends {}, rip {:#x} rsp {:#x} rflags {:#x} cs {:#x} cr0 {:#x} cr2 {:#x} cr3 {:#x} cr4 {:#x} efer {:#x}",
+                self.core.id,
+                if here { "as resident" } else { "as proxy" },
+                regs.rip,
+                regs.rsp,
+                regs.rflags,
+                sregs.cs.base,
+                sregs.cr0,
+                sregs.cr2,
+                sregs.cr3,
+                sregs.cr4,
+                sregs.efer
+            );
+        }
         // The kvm_run that the handler writes to goes with `core`, after this.
         drop(armed);
     }

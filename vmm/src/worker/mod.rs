@@ -196,7 +196,7 @@ impl Worker {
     }
 
     fn tell_alive(&self) {
-        while self.life.cause().is_none() && self.launcher.send(&Report::Alive).is_ok() {
+        while self.launcher.send(&Report::Alive).is_ok() {
             std::thread::sleep(ALIVE_EVERY);
         }
     }
@@ -235,7 +235,7 @@ impl Worker {
     }
 
     /// Ends this node's part of a guest that has ended: tells the others, halts, says what it did, closes.
-    fn finish(&self, node: &Arc<Node>) {
+    fn finish(self: &Arc<Self>, node: &Arc<Node>) {
         let Some(cause) = self.life.cause() else { return };
         for link in node.peers.links() {
             let _lost = link.send(&PeerFrame::Ending(cause.clone()));
@@ -245,14 +245,18 @@ impl Worker {
         }
         node.peers.await_all_ended(FAREWELL_LIMIT);
         node.input.close();
-        let _gone = self.launcher.socket().set_write_timeout(Some(FLUSH_LIMIT));
         node.output.close();
         node.output.await_empty(FLUSH_LIMIT);
-        let ended = Report::Ended { cause, stats: Box::new(node.stats()) };
-        if let Err(error) = self.launcher.send(&ended) {
-            info!("the launcher did not hear of the end: {error}");
-        }
+        // The daemon first: the launcher may come back for a new life at once.
         self.tell_daemon(&FromWorker::Reached(Stage::Ended));
+        let ended = Report::Ended { cause, stats: Box::new(node.stats()) };
+        // A launcher that is suspended with its buffers full is not waited for.
+        let worker = self.clone();
+        within(FLUSH_LIMIT, move || {
+            if let Err(error) = worker.launcher.send(&ended) {
+                info!("the launcher did not hear of the end: {error}");
+            }
+        });
         if let Some(machine) = node.machine().cloned() {
             within(HALT_LIMIT, move || machine.close());
         }
@@ -276,6 +280,6 @@ fn within(limit: Duration, work: impl FnOnce() + Send + 'static) {
         let _late = done.send(());
     };
     if thread("ending", run).is_ok() && finished.recv_timeout(limit).is_err() {
-        warn!("the machine does not halt within {} ms: the process ends without that", limit.as_millis());
+        warn!("something does not end within {} ms: the process ends without it", limit.as_millis());
     }
 }

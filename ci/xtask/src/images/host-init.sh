@@ -33,7 +33,8 @@ while read -r module settings; do
     insmod "/lib/modules/$module" $settings || fail "insmod $module"
 done </lib/modules/order
 
-ip link set lo up
+# One address for all cards: on the loopback one, which is there however many hosts the lab has.
+ip link set lo up && ip addr add "10.77.0.$id/32" dev lo || fail "address"
 for card in /sys/class/net/*; do
     read -r hardware <"$card/address"
     name=${card##*/}
@@ -43,7 +44,7 @@ for card in /sys/class/net/*; do
         ;;
     52:54:00:77:*)
         peer=$((0x${hardware##*:}))
-        ip link set "$name" mtu 9000 up && ip addr add "10.77.0.$id/32" dev "$name" &&
+        ip link set "$name" mtu 9000 up &&
             ip route add "10.77.0.$peer/32" dev "$name" src "10.77.0.$id" || fail "network to host $peer"
         ;;
     esac

@@ -21,6 +21,7 @@ pub fn unpack(image: &[u8]) -> Result<Vec<u8>> {
     let program = match payload {
         [0x28, 0xb5, 0x2f, 0xfd, ..] => "zstd",
         [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => "xz",
+        [0x02, 0x21, 0x4c, 0x18, ..] => "lz4",
         [0x1f, 0x8b, ..] => "gzip",
         _ => bail!("it is packed in an unknown way"),
     };

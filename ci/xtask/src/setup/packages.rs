@@ -50,6 +50,12 @@ const PACKAGES: &[Package] = &[
     },
     Package { name: "zstd", from_backports: false, brings: Brings::Program("zstd"), why: "unpacks kernels" },
     Package {
+        name: "lz4",
+        from_backports: false,
+        brings: Brings::Program("lz4"),
+        why: "unpacks kernels",
+    },
+    Package {
         name: "gcc",
         from_backports: false,
         brings: Brings::Program("gcc"),

@@ -22,6 +22,9 @@ fn pages() -> GuestPages {
     GuestPages::new(NodeMemory::new(layout).expect("memory")).expect("a usable userfaultfd (run as root)")
 }
 
+/// One access to a word; gives back what it read.
+type Touch = fn(&AtomicU64) -> u64;
+
 /// A thread that does one access to a frame's first word and gives back what it read.
 struct Toucher {
     done: Receiver<u64>,
@@ -29,7 +32,7 @@ struct Toucher {
 }
 
 impl Toucher {
-    fn start(pages: &GuestPages, gfn: Gfn, access: fn(&AtomicU64) -> u64) -> Self {
+    fn start(pages: &GuestPages, gfn: Gfn, access: Touch) -> Self {
         let hva = pages.memory().guest_hva(gfn).expect("RAM");
         let memory = pages.memory.clone();
         let (tell, done) = channel();
@@ -206,9 +209,8 @@ fn after_a_split_present_pages_stay_writable_and_an_absent_one_is_filled_by_wake
     pages.split_extent(GFN.extent()).expect("split");
     assert_eq!(Toucher::start(&pages, GFN, store).finish(), 7, "a present page does not fault");
     // Absent: reported as missing, for loads and for stores; the core says that the rights are there.
-    let cases: [(Gfn, fn(&AtomicU64) -> u64, FaultKind, u64); 2] =
-        [(Gfn(700), load, FaultKind::MissingRead, 0), (Gfn(701), store, FaultKind::MissingWrite, 7)];
-    for (gfn, access, kind, left) in cases {
+    let reads: (Gfn, Touch, FaultKind, u64) = (Gfn(700), load, FaultKind::MissingRead, 0);
+    for (gfn, access, kind, left) in [reads, (Gfn(701), store, FaultKind::MissingWrite, 7)] {
         let toucher = Toucher::start(&pages, gfn, access);
         expect_fault(&pages, gfn, kind);
         pages.wake(gfn, Access::Write).expect("wake");

@@ -263,6 +263,7 @@ impl Node {
         }
     }
 
+    /// Whether this node keeps the page's entry.
     pub fn is_home(&self, gfn: Gfn) -> bool {
         self.place(gfn).is_ok_and(|place| place.home == self.me)
     }

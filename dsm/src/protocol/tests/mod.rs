@@ -1,12 +1,13 @@
 //! Tests of the protocol as a whole.
 //!
 //! `host` stands for the driver and the guest's mapping on one node and refuses what a driver could not do;
-//! `cluster` joins nodes by links in order. On them stand the rules one by one (`rules`), what peers may not do
-//! (`violations`, `garbage`), the random simulator (`simulation`), the exhaustive model (`model`), and proof that
+//! `cluster` joins nodes by links in order. On them stand the rules one by one (`rules`, `leases`), what peers may not
+//! do (`violations`), the random simulator (`simulation`), the exhaustive model (`model`), and proof that
 //! these would see a mistake (`mutants`).
 
 mod cluster;
 mod host;
+mod leases;
 mod model;
 mod mutants;
 mod random;

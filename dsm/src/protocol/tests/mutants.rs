@@ -3,6 +3,9 @@
 //! A mistake is built in from outside, by changing a node's state before or after an event, or the actions that it asks
 //! for. The product contains no trace of it.
 
+// All mistakes have one signature, also those that add or take no action.
+#![allow(clippy::ptr_arg)]
+
 use super::cluster::{Fault, Shape};
 use super::model::{explore, Protocol};
 use super::simulation::{contend, simulate};
@@ -287,7 +290,7 @@ fn collections_never_hold_on(node: &mut Node, event: &Event) {
 fn no_turns(_: &mut Node, _: &Event, actions: &mut Vec<Action>) {
     rewrite(actions, |message| match message {
         Message::Recall { turn, .. } | Message::Invalidate { turn, .. } => {
-            turn.0 = turn.0.wrapping_add(1 << 20)
+            turn.0 = turn.0.wrapping_add(1 << 20);
         }
         _ => {}
     });
@@ -347,7 +350,7 @@ fn caught_by(mutant: Fault) -> Vec<&'static str> {
     if (1..=60).any(|seed| simulate(seed, 600, Some(mutant)).is_err()) {
         catchers.push("simulator");
     }
-    if contend(4, 2, 4_000, Some(mutant)).is_err() {
+    if contend(8, 2, 4_000, Some(mutant)).is_err() {
         catchers.push("contention");
     }
     catchers

@@ -1,8 +1,8 @@
 //! Pages for tests, from all over the guest's memory.
 //!
-//! The memory after the image is divided into eight stripes of equal size, and pages are handed out from one stripe
-//! after the other: memory is spread over the nodes in address order, so pages that belong together by turns come to
-//! have different homes. `homes=low` keeps to the first stripe instead.
+//! The memory after the image is divided into eight stripes of equal size, and pages are handed out from one
+//! stripe after the other: memory is spread over the nodes in address order, so pages that belong together by
+//! turns come to have different homes. `homes=low` keeps to the first stripe instead.
 
 use core::cell::Cell;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -78,7 +78,7 @@ impl Arena {
             }
         }
         let total: u64 = ranges.iter().map(|range| range.end - range.start).sum();
-        let stripe = total / STRIPES as u64 & !(PAGE_BYTES - 1);
+        let stripe = (total / STRIPES as u64) & !(PAGE_BYTES - 1);
         let stripes = core::array::from_fn(|i| Cell::new(piece(&ranges, i as u64 * stripe, stripe)));
         Self { stripes, next: Cell::new(0), homes: Cell::new(Homes::Spread) }
     }
@@ -133,12 +133,14 @@ impl Arena {
             fail(Status::Usage, format_args!("the guest has too little memory: {bytes} more bytes are needed in a stripe that ends at {:#x}", range.end));
         };
         self.stripes[stripe].set(Range { start: end, ..range });
-        // SAFETY: usable memory by the memory map, outside the image, mapped, handed out once; any bytes are valid words.
+        // SAFETY: usable memory by the memory map, outside the image, mapped, handed out once; any bytes are
+        // valid words.
         unsafe { core::slice::from_raw_parts(start as *const Page, (bytes / PAGE_BYTES) as usize) }
     }
 }
 
-/// The part of the ranges, laid end to end, that starts at `offset`: as much of `length` as lies in one range.
+/// The part of the ranges, laid end to end, that starts at `offset`: as much of `length` as lies in one
+/// range.
 fn piece(ranges: &[Range], mut offset: u64, length: u64) -> Range {
     for range in ranges {
         let size = range.end - range.start;

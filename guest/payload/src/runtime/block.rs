@@ -19,8 +19,8 @@ pub struct Exception {
     pub cr2: AtomicU64,
 }
 
-/// The layout that `ring0.s` works with. The first page holds what other CPUs read, the second is private (GDT,
-/// TSS, entry data), the last two are the ring-0 stack.
+/// The layout that `ring0.s` works with. The first page holds what other CPUs read, the second is private
+/// (GDT, TSS, entry data), the last two are the ring-0 stack.
 #[repr(C, align(16384))]
 pub struct Block {
     /// Interrupts taken by this CPU, by vector.
@@ -46,7 +46,8 @@ const _: () = assert!(core::mem::offset_of!(Block, descriptors) == 4096);
 const _: () = assert!(core::mem::offset_of!(Block, user_stack) == 4096 + 256);
 
 impl Block {
-    /// Fills in what ring 0 needs to bring this CPU to `entry` in ring 3 with the stack that ends at `stack_end`.
+    /// Fills in what ring 0 needs to bring this CPU to `entry` in ring 3 with the stack that ends at
+    /// `stack_end`.
     pub fn prepare(
         &self,
         index: usize,

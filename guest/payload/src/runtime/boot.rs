@@ -60,7 +60,8 @@ impl ZeroPage {
     }
 
     fn read<T: Copy>(self, offset: u64) -> T {
-        // SAFETY: the zero page is 4 KiB of mapped memory, the offsets above lie inside it, and T is an integer.
+        // SAFETY: the zero page is 4 KiB of mapped memory, the offsets above lie inside it, and T is an
+        // integer.
         unsafe { core::ptr::read_unaligned((self.0 + offset) as *const T) }
     }
 }

@@ -5,8 +5,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 static TSC_KHZ: AtomicU64 = AtomicU64::new(2_500_000);
 
-/// Sets the frequency that the command line gave. Until then a guess is used; it only scales what is printed and how
-/// long waits last.
+/// Sets the frequency that the command line gave. Until then a guess is used; it only scales what is printed
+/// and how long waits last.
 pub fn set_khz(khz: u64) {
     TSC_KHZ.store(khz.max(1), Ordering::Relaxed);
 }

@@ -3,9 +3,9 @@
 use core::fmt::Write;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::gates;
+use tessera_abi::port;
 
-const CONSOLE_PORT: u16 = 0xe9;
+use super::gates;
 
 /// Writes whole pieces of text; several CPUs may.
 pub struct Console;
@@ -14,13 +14,13 @@ static TURN: AtomicU64 = AtomicU64::new(0);
 
 impl Write for Console {
     fn write_str(&mut self, text: &str) -> core::fmt::Result {
-        gates::print(CONSOLE_PORT, text.as_bytes());
+        gates::print(port::CONSOLE, text.as_bytes());
         Ok(())
     }
 }
 
-/// Prints text as one piece. A CPU that cannot get its turn for a while (the holder may have been restarted by INIT)
-/// prints anyway.
+/// Prints text as one piece. A CPU that cannot get its turn for a while (the holder may have been restarted
+/// by INIT) prints anyway.
 pub fn print(text: core::fmt::Arguments<'_>) {
     for _ in 0..1_000_000 {
         if TURN.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok() {

@@ -2,11 +2,11 @@
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use tessera_abi::port;
+
 use super::block::Block;
 use super::gates;
 use crate::say;
-
-const EXIT_PORT: u16 = 0xf4;
 
 /// Why the payload ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub enum Status {
 /// Ends the run.
 pub fn exit(status: Status) -> ! {
     loop {
-        gates::exit(EXIT_PORT, status as u32);
+        gates::exit(port::EXIT, status as u32);
     }
 }
 

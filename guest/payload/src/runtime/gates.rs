@@ -1,5 +1,5 @@
-//! The way from ring 3 to the few privileged instructions that tests need: an invalid instruction with the number of
-//! the gate in R11. See `ring0.s` for why.
+//! The way from ring 3 to the few privileged instructions that tests need: an invalid instruction with the
+//! number of the gate in R11. See `ring0.s` for why.
 
 use core::arch::asm;
 use core::sync::atomic::AtomicU64;
@@ -11,10 +11,10 @@ pub const WAIT: u64 = MAGIC + 2;
 
 /// Writes a model-specific register.
 pub fn wrmsr(register: u32, value: u64) {
-    // SAFETY: the gate executes WRMSR and nothing else; a bad register ends in the exception report. Registers that
-    // move memory under the program (page tables, APIC base) are not written by the tests.
+    // SAFETY: the gate executes WRMSR and nothing else; a bad register ends in the exception report.
+    // Registers that move memory under the program (page tables, APIC base) are not written by the tests.
     unsafe {
-        asm!("ud2", inout("r11") MAGIC + 0 => _, in("ecx") register, in("eax") value as u32, in("edx") (value >> 32) as u32);
+        asm!("ud2", inout("r11") MAGIC => _, in("ecx") register, in("eax") value as u32, in("edx") (value >> 32) as u32);
     }
 }
 
@@ -28,8 +28,8 @@ pub fn rdmsr(register: u32) -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
-/// Halts this CPU until some interrupt comes, unless `word` differs from `seen` already. The check is made with
-/// interrupts off, so an interrupt that changes `word` cannot slip in between. May return early.
+/// Halts this CPU until some interrupt comes, unless `word` differs from `seen` already. The check is made
+/// with interrupts off, so an interrupt that changes `word` cannot slip in between. May return early.
 pub fn wait_while(word: &AtomicU64, seen: u64) {
     // SAFETY: the gate reads the word, which outlives the call, and halts.
     unsafe {
@@ -47,8 +47,8 @@ pub fn invlpg(address: u64) {
 
 /// Turns on CR4.OSXSAVE and sets XCR0, after which ring 3 may use what `components` names.
 pub fn xsetbv(components: u64) {
-    // SAFETY: the gate sets XCR0; the caller took the components from CPUID, and no register content is lost by
-    // enabling more of them.
+    // SAFETY: the gate sets XCR0; the caller took the components from CPUID, and no register content is lost
+    // by enabling more of them.
     unsafe {
         asm!("ud2", inout("r11") MAGIC + 4 => _, in("ecx") 0, in("eax") components as u32, in("edx") (components >> 32) as u32);
     }

@@ -50,7 +50,7 @@ pub enum What {
 /// Fills the interrupt table; the table register was loaded by ring 0. Done once, by the boot CPU.
 pub fn install() {
     // SAFETY: both are arrays of that size in the image.
-    let (table, stubs) = unsafe { (&*&raw const idt, &*&raw const vector_stubs) };
+    let (table, stubs) = unsafe { (&idt, &vector_stubs) };
     for (vector, entry) in table.iter().enumerate() {
         let address = stubs[vector].as_ptr() as u64;
         // Interrupt gate to the ring-0 code segment. The image lies below 4 GiB.

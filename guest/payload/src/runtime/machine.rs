@@ -71,9 +71,9 @@ impl Machine {
     /// Prepares blocks and stacks for CPUs with these x2APIC ids, the boot CPU first. Starts none.
     pub fn new(cmdline: Cmdline<'static>, arena: Arena, apic_ids: &[u64], idle: Idle) -> Self {
         // SAFETY: the boot CPU's block in the image.
-        let boot: &'static Block = unsafe { &*&raw const boot_block };
+        let boot: &'static Block = unsafe { &boot_block };
         // SAFETY: the table in the image; APs read it after they are started.
-        let table = unsafe { &*&raw const ap_table };
+        let table = unsafe { &ap_table };
         let blocks = arena.page();
         blocks.word(0).store(boot.address(), Ordering::Relaxed);
         boot.identify(0, apic_ids[0] as u32);
@@ -111,8 +111,8 @@ impl Machine {
         self.blocks
     }
 
-    /// Starts (or restarts) CPU `index` by INIT and two SIPIs, as the MP specification and Linux do, and waits until
-    /// it is in ring 3.
+    /// Starts (or restarts) CPU `index` by INIT and two SIPIs, as the MP specification and Linux do, and
+    /// waits until it is in ring 3.
     pub fn start(&self, index: usize) {
         let block = self.block(index);
         let starts = block.starts.load(Ordering::Acquire);
@@ -131,8 +131,8 @@ impl Machine {
         (1..self.count).for_each(|index| self.start(index));
     }
 
-    /// Runs `job` on every CPU, the argument being the CPU's index, and returns when all have done it. The job is
-    /// copied into its own page: nothing of the boot CPU's stack is shared.
+    /// Runs `job` on every CPU, the argument being the CPU's index, and returns when all have done it. The
+    /// job is copied into its own page: nothing of the boot CPU's stack is shared.
     pub fn run<F: Fn(usize) + Copy + Send + Sync + 'static>(&self, job: F) {
         const { assert!(size_of::<F>() <= 2048 && align_of::<F>() <= JOB_OFFSET, "a job captures too much") };
         let number = self.job.word(0).load(Ordering::Relaxed) + 1;
@@ -179,8 +179,8 @@ unsafe fn call<F: Fn(usize)>(data: *const u8, index: usize) {
 
 fn install_trampoline() {
     let (start, end) = ((&raw const trampoline_start) as u64, (&raw const trampoline_end) as u64);
-    // SAFETY: the trampoline's bytes are part of the image; its page below 1 MiB is usable memory that nothing else uses
-    // (the loader's own data lie below 0x21000 and from 0x9fc00 on).
+    // SAFETY: the trampoline's bytes are part of the image; its page below 1 MiB is usable memory that
+    // nothing else uses (the loader's own data lie below 0x21000 and from 0x9fc00 on).
     unsafe {
         core::ptr::copy_nonoverlapping(
             start as *const u8,
@@ -211,7 +211,8 @@ extern "C" fn ap_main(block: &'static Block) -> ! {
             core::hint::spin_loop();
             continue;
         }
-        // SAFETY: `run` wrote the pointer and the captured values before the number, and leaves them until all are done.
+        // SAFETY: `run` wrote the pointer and the captured values before the number, and leaves them until
+        // all are done.
         unsafe {
             let call: unsafe fn(*const u8, usize) = core::mem::transmute(job.word(1).load(Ordering::Relaxed));
             call((job.address() as *const u8).add(JOB_OFFSET), index);

@@ -21,11 +21,11 @@ unsafe extern "C" {
 pub fn map_high_memory(arena: &Arena, zero_page: ZeroPage) {
     let top = zero_page.memory().map(|range| range.end).max().unwrap_or(0).min(MAPPED_LIMIT);
     // SAFETY: a table of the image, changed by this CPU alone before others start.
-    let table = unsafe { &*&raw const pdpt };
+    let table = unsafe { &pdpt };
     for gib in 4..top.div_ceil(GIB) {
         let directory = &arena.aligned_block(4096)[0];
         for (entry, index) in directory.words.iter().zip(0u64..) {
-            entry.store(gib * GIB + index * (2 << 20) | LARGE, Ordering::Relaxed);
+            entry.store((gib * GIB + index * (2 << 20)) | LARGE, Ordering::Relaxed);
         }
         table[gib as usize].store(directory.address() | TABLE, Ordering::Relaxed);
     }
@@ -47,7 +47,7 @@ impl Window {
         level3.word(0).store(level2.address() | TABLE, Ordering::Relaxed);
         level2.word(0).store(table.address() | TABLE, Ordering::Relaxed);
         // SAFETY: the image's top-level table; this entry was empty.
-        let top = unsafe { &*&raw const pml4 };
+        let top = unsafe { &pml4 };
         top[slot].store(level3.address() | TABLE, Ordering::Relaxed);
         Self { start: (slot as u64) << 39, table }
     }
@@ -60,8 +60,8 @@ impl Window {
     /// Reads word 0 of the window's page `index`, by whatever translation this CPU has.
     pub fn read(&self, index: usize) -> u64 {
         let address = self.start + index as u64 * 4096;
-        // SAFETY: the caller mapped the entry to a page of the arena, and entries are only ever changed from one page to
-        // another.
+        // SAFETY: the caller mapped the entry to a page of the arena, and entries are only ever changed from
+        // one page to another.
         unsafe { core::ptr::read_volatile(address as *const u64) }
     }
 }

@@ -76,7 +76,8 @@ impl Hold {
         Self { given: values, found: values }
     }
 
-    /// Loads all registers, lets time pass, stores them again. Gives the name of the first register that was changed.
+    /// Loads all registers, lets time pass, stores them again. Gives the name of the first register that was
+    /// changed.
     pub fn pass(&mut self, passing: Passing<'_>) -> Option<&'static str> {
         let general = &mut self.given.general;
         general[FLAGS] = HELD_FLAGS | 2;
@@ -91,8 +92,8 @@ impl Hold {
             }
         };
         self.found = self.given;
-        // SAFETY: the function keeps to the ABI's preserved registers and writes only behind the pointer; a word to wait on
-        // outlives the call.
+        // SAFETY: the function keeps to the ABI's preserved registers and writes only behind the pointer; a
+        // word to wait on outlives the call.
         unsafe { hold_registers(self, waits) };
         self.changed(waits == 1)
     }

@@ -40,8 +40,8 @@ pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// A barrier for a fixed number of threads. Each arrival word has a page of its own, and so has the release word:
-/// per round each page changes hands once each way.
+/// A barrier for a fixed number of threads. Each arrival word has a page of its own, and so has the release
+/// word: per round each page changes hands once each way.
 #[derive(Clone, Copy)]
 pub struct Barrier {
     arrivals: &'static [Page],
@@ -54,8 +54,8 @@ impl Barrier {
         Self { arrivals: arena.pages(threads.max(1)), release: arena.page() }
     }
 
-    /// Thread `thread` of `threads` has reached `round` (1, 2, 3, ... the same for all): goes on when all have.
-    /// Thread 0 runs `alone` when all have arrived and none has gone on.
+    /// Thread `thread` of `threads` has reached `round` (1, 2, 3, ... the same for all): goes on when all
+    /// have. Thread 0 runs `alone` when all have arrived and none has gone on.
     pub fn pass(&self, thread: usize, threads: usize, round: u64, alone: impl FnOnce()) {
         let release = self.release.word(0);
         if thread == 0 {

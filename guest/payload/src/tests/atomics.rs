@@ -90,8 +90,8 @@ pub fn cas16(machine: &Machine) -> bool {
 fn compare_exchange_pair(address: u64, old: (u64, u64), new: (u64, u64)) -> Result<(), (u64, u64)> {
     let (low, high): (u64, u64);
     let equal: u8;
-    // SAFETY: a locked compare-and-exchange of 16 aligned bytes of an arena page. RBX belongs to the compiler, so it is
-    // swapped in and out.
+    // SAFETY: a locked compare-and-exchange of 16 aligned bytes of an arena page. RBX belongs to the
+    // compiler, so it is swapped in and out.
     unsafe {
         asm!(
             "xchg rbx, {new_low}",

@@ -24,8 +24,9 @@ const LOGICAL: u8 = FIRST_FREE_VECTOR + 3;
 /// How long after the last acknowledged interrupt a duplicate may still show up.
 const SETTLE_US: u64 = 20_000;
 
-/// One CPU (`from=`) sends `rounds=` fixed interrupts to another (`to=`): half of them one at a time, each waiting for the
-/// count, half in windows of 32 vectors. The target spins for the first half of each and halts for the second.
+/// One CPU (`from=`) sends `rounds=` fixed interrupts to another (`to=`): half of them one at a time, each
+/// waiting for the count, half in windows of 32 vectors. The target spins for the first half of each and
+/// halts for the second.
 pub fn ipi_count(machine: &Machine) -> bool {
     let (from, to) = (machine.cpu("from", 0), machine.cpu("to", 1));
     let rounds = machine.number("rounds", 2000).max(4);
@@ -104,7 +105,8 @@ fn in_windows(target: &'static Block, rounds: u64) {
 fn receive(me: &'static Block, over: impl Fn() -> bool, halting: impl Fn() -> bool) {
     let last = me.count(LAST);
     loop {
-        // Read before looking whether it is over: an interrupt that comes after the look keeps the CPU from halting.
+        // Read before looking whether it is over: an interrupt that comes after the look keeps the CPU from
+        // halting.
         let seen = last.load(Ordering::Acquire);
         if over() {
             break;
@@ -126,8 +128,8 @@ fn forget_counts(machine: &Machine) {
     }
 }
 
-/// Every CPU in turn sends `rounds=` times to all but itself, and as often to the logical id of each other; each
-/// interrupt arrives once.
+/// Every CPU in turn sends `rounds=` times to all but itself, and as often to the logical id of each other;
+/// each interrupt arrives once.
 pub fn ipi_all(machine: &Machine) -> bool {
     let rounds = machine.number("rounds", 500);
     let cpus = machine.cpus();
@@ -174,8 +176,8 @@ fn send_to_others(blocks: Blocks, ids: &'static [Page], sender: usize, rounds: u
     }
 }
 
-/// NMIs from one CPU (`from=`) to another (`to=`), one at a time, `rounds=` of them: half while the target spins, half while
-/// it halts.
+/// NMIs from one CPU (`from=`) to another (`to=`), one at a time, `rounds=` of them: half while the target
+/// spins, half while it halts.
 pub fn nmi(machine: &Machine) -> bool {
     let (from, to) = (machine.cpu("from", 0), machine.cpu("to", 1));
     let rounds = machine.number("rounds", 1000).max(2);

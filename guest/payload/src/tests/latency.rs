@@ -1,9 +1,10 @@
 //! What one access costs when its page is elsewhere, as the CPU that waits sees it.
 //!
-//! CPU `to=` (1) measures, CPU `from=` (0) has the pages: `read` (written there, read here), `write` (written there,
-//! written here), `upgrade` (read by both, then written here), `first` (touched by nobody, written here), `pingpong` (one word,
-//! half a round trip), `ipi` (from sending an interrupt to seeing its count, both ways of the count's page included).
-//! `rounds=` samples of each. Compare with the same CPUs on one node for what the measurement itself costs.
+//! CPU `to=` (1) measures, CPU `from=` (0) has the pages: `read` (written there, read here), `write` (written
+//! there, written here), `upgrade` (read by both, then written here), `first` (touched by nobody, written
+//! here), `pingpong` (one word, half a round trip), `ipi` (from sending an interrupt to seeing its count,
+//! both ways of the count's page included). `rounds=` samples of each. Compare with the same CPUs on one node
+//! for what the measurement itself costs.
 
 use core::sync::atomic::Ordering;
 

@@ -1,13 +1,19 @@
 //! Litmus tests: the shapes of `payload_core::litmus`, many instances at a time.
 //!
-//! Each variable has `pages=` pages of its own with 256 instances a page, so that x and y of one instance travel
-//! apart. A batch is: barrier, every thread does its operations on each instance, barrier, thread 0 looks at what
-//! all have seen. `gap=` cycles pace the instances by the time-stamp counter: threads are at the same instance at
-//! about the same time although pages keep some of them waiting, and a batch lasts long enough for pages to move
-//! in its middle. Batches differ in the order of instances and in jitter; threads move on to other CPUs by turns.
+//! Each variable has `pages=` pages of its own with `per_page=` instances a page, so that x and y of one
+//! instance travel apart. A batch is: barrier, every thread does its operations on each instance, barrier,
+//! thread 0 looks at what all have seen. `gap=` cycles pace the instances by the time-stamp counter: threads
+//! are at the same instance at about the same time although pages keep some of them waiting, and a batch lasts
+//! long enough for pages to move in its middle. Batches differ in the order of instances and in jitter; threads
+//! move on to other CPUs by turns.
 //!
-//! Words: `rounds=` instances in all, `pages=` 1..16, `gap=`, `layout=split|packed` (packed: all variables of an
-//! instance in one page), `seed=`.
+//! Instances that one thread has to itself teach nothing; `changes` in the result says how often the outcome
+//! changed from one instance to the next, which is how often threads met. Few instances a page make more of
+//! them, and make a run longer: `per_page=1` gives every instance pages of its own.
+//!
+//! Words: `rounds=` instances in all (100000), `pages=` up to 256 (32), `per_page=` up to 256 (16), `gap=`
+//! (1000; 10000 for more than two threads, which seldom all have a host CPU at once: a batch must then last
+//! longer than a time slice), `layout=split|packed` (packed: x and y of an instance in one page), `seed=`.
 
 use core::arch::asm;
 use core::fmt;
@@ -23,13 +29,20 @@ use crate::runtime::machine::Machine;
 use crate::runtime::sync::Barrier;
 use crate::runtime::{clock, console};
 
-/// Instances a page.
-const PER_PAGE: usize = 256;
+/// Slots of two words a page.
+const SLOTS: usize = 256;
 /// Digit for a value that cannot have been there.
 const CORRUPT: u8 = 3;
 /// Words of the tally page after the histogram.
 const TALLY_CORRUPT: usize = OUTCOMES;
 const TALLY_SAMPLE: usize = OUTCOMES + 1;
+/// The outcome of the instance before, and how often the outcome changed from one instance to the next.
+const TALLY_LAST: usize = OUTCOMES + 3;
+const TALLY_CHANGES: usize = OUTCOMES + 4;
+/// When the batch's pacing starts, in cycles.
+const TALLY_START: usize = OUTCOMES + 2;
+/// From the last arrival at the barrier to the first instance.
+const LEAD_CYCLES: u64 = 2_000;
 
 /// All that the threads of a run share; only pages behind it change.
 #[derive(Clone, Copy)]
@@ -43,8 +56,22 @@ struct Run {
     tally: &'static Page,
     barrier: Barrier,
     pages: usize,
+    per_page: usize,
     gap: u64,
     seed: u64,
+}
+
+impl Run {
+    fn instances(&self) -> usize {
+        self.pages * self.per_page
+    }
+
+    /// The word of a variable for an instance. The slots in use are spread evenly over the page.
+    fn word(&self, variable: usize, instance: usize) -> &'static AtomicU64 {
+        let (pages, first) = self.variables[variable];
+        let slot = instance % self.per_page * (SLOTS / self.per_page);
+        pages[instance / self.per_page].word(slot * 2 + first)
+    }
 }
 
 /// One go: the same threads on the same CPUs for some batches.
@@ -65,7 +92,7 @@ pub fn run(name: &str, machine: &Machine) -> Option<bool> {
     }
     let run = prepare(shape, machine);
     let rounds = machine.number("rounds", 100_000);
-    let instances = (run.pages * PER_PAGE) as u64;
+    let instances = run.instances() as u64;
     let batches = rounds.div_ceil(instances).max(1);
     let start = clock::now();
     // Few turns, many batches each; every CPU gets every part.
@@ -81,7 +108,8 @@ pub fn run(name: &str, machine: &Machine) -> Option<bool> {
 }
 
 fn prepare(shape: &'static Shape, machine: &Machine) -> Run {
-    let pages = machine.number("pages", 4).clamp(1, 16) as usize;
+    let pages = machine.number("pages", 32).clamp(1, 256) as usize;
+    let per_page = machine.number("per_page", 16).clamp(1, SLOTS as u64) as usize;
     let packed = match machine.cmdline.word("layout") {
         None | Some("split") => false,
         Some("packed") => true,
@@ -90,10 +118,10 @@ fn prepare(shape: &'static Shape, machine: &Machine) -> Run {
     let arena = &machine.arena;
     let first = arena.pages(pages);
     let threads = shape.threads.len();
-    let seen_pages = (pages * PER_PAGE).div_ceil(4096);
+    let seen_pages = (pages * per_page).div_ceil(4096);
     Run {
         shape,
-        // Two words an instance: packed, x and y share a 16-byte slot, and z sits in the second half page's slots of y.
+        // Two words an instance: packed, x and y share them, and z has a page of its own.
         variables: if packed {
             [(first, 0), (first, 1), (arena.pages(pages), 0)]
         } else {
@@ -104,7 +132,8 @@ fn prepare(shape: &'static Shape, machine: &Machine) -> Run {
         tally: arena.page(),
         barrier: Barrier::new(arena, threads),
         pages,
-        gap: machine.number("gap", 1000),
+        per_page,
+        gap: machine.number("gap", if threads > 2 { 10_000 } else { 1000 }),
         seed: machine.number("seed", 1),
     }
 }
@@ -118,28 +147,30 @@ fn take_part(run: &Run, turn: Turn, cpu: usize) {
     }
     for batch in turn.first_batch..turn.first_batch + turn.batches {
         run.barrier.pass(thread, threads, 2 * batch, || {
-            run.tally.word(500).store(clock::now() + 2_000, Ordering::Relaxed)
+            run.tally.word(TALLY_START).store(clock::now() + LEAD_CYCLES, Ordering::Relaxed);
         });
-        play(run, thread, batch, run.tally.word(500).load(Ordering::Relaxed));
+        play(run, thread, batch, run.tally.word(TALLY_START).load(Ordering::Relaxed));
         run.barrier.pass(thread, threads, 2 * batch + 1, || ());
         if thread == 0 {
-            (0..run.pages * PER_PAGE).for_each(|instance| judge(run, batch, instance));
+            (0..run.instances()).for_each(|instance| judge(run, batch, instance));
         }
     }
 }
 
 /// Runs one thread's operations on every instance of a batch.
 fn play(run: &Run, thread: usize, batch: u64, start: u64) {
-    let instances = run.pages * PER_PAGE;
+    let instances = run.instances();
     let mut random = Random::new(run.seed ^ batch << 8 ^ thread as u64);
-    let (backwards, paced) = (batch % 4 == 2 && thread % 2 == 1, batch % 4 != 3);
-    let rotated = if batch % 4 == 3 { random.below(instances as u64) as usize } else { 0 };
+    let order = Order::of(batch, thread);
+    let rotation = random.below(instances as u64) as usize;
     for step in 0..instances {
-        let instance = match backwards {
-            true => instances - 1 - step,
-            false => (step + rotated) % instances,
+        let instance = match order {
+            Order::Forward => step,
+            Order::Backward => instances - 1 - step,
+            Order::PageByPage => step % run.pages * run.per_page + step / run.pages,
+            Order::Rotated => (step + rotation) % instances,
         };
-        if paced && run.gap > 0 {
+        if order != Order::Rotated && run.gap > 0 {
             let due = start + step as u64 * run.gap + random.below(run.gap / 4 + 1);
             while clock::now() < due {
                 core::hint::spin_loop();
@@ -150,12 +181,33 @@ fn play(run: &Run, thread: usize, batch: u64, start: u64) {
     }
 }
 
+/// In which order a thread visits the instances of a batch.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// As they lie in memory.
+    Forward,
+    /// The other way round, against a thread that goes forward.
+    Backward,
+    /// The first of every page, the second of every page, ...: all pages are in use at once.
+    PageByPage,
+    /// From a random one on, as fast as possible.
+    Rotated,
+}
+
+impl Order {
+    fn of(batch: u64, thread: usize) -> Self {
+        match batch % 4 {
+            1 => Self::PageByPage,
+            2 if thread % 2 == 1 => Self::Backward,
+            3 => Self::Rotated,
+            _ => Self::Forward,
+        }
+    }
+}
+
 /// One thread's operations on one instance; gives the digits of its reads.
 fn operate(run: &Run, operations: &[Op], batch: u64, instance: usize) -> u8 {
-    let word = |variable: usize| {
-        let (pages, first) = run.variables[variable];
-        pages[instance / PER_PAGE].word(instance % PER_PAGE * 2 + first).as_ptr()
-    };
+    let word = |variable: usize| run.word(variable, instance).as_ptr();
     let mut values = [0; READS];
     let mut reads = 0;
     for operation in operations {
@@ -186,8 +238,7 @@ fn judge(run: &Run, batch: u64, instance: usize) {
         }
     }
     for &variable in shape.finals {
-        let (pages, first) = run.variables[variable];
-        let value = pages[instance / PER_PAGE].word(instance % PER_PAGE * 2 + first).load(Ordering::Relaxed);
+        let value = run.word(variable, instance).load(Ordering::Relaxed);
         // A variable that is written in every batch cannot have its old value in the end.
         digits[count] = seen(batch, value).filter(|&digit| digit != 0).unwrap_or(CORRUPT);
         count += 1;
@@ -196,8 +247,13 @@ fn judge(run: &Run, batch: u64, instance: usize) {
         true => TALLY_CORRUPT,
         false => Shape::index(&digits[..count]),
     };
-    let tally = run.tally.word(place);
-    tally.store(tally.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    let add = |index: usize, count: u64| {
+        let word = run.tally.word(index);
+        word.store(word.load(Ordering::Relaxed) + count, Ordering::Relaxed);
+    };
+    add(place, 1);
+    let last = run.tally.word(TALLY_LAST).swap(place as u64, Ordering::Relaxed);
+    add(TALLY_CHANGES, u64::from(last != place as u64));
     if place == TALLY_CORRUPT {
         run.tally.word(TALLY_SAMPLE).store(batch, Ordering::Relaxed);
     }
@@ -269,6 +325,7 @@ fn report(run: &Run, machine: &Machine, instances: u64, ms: u64) -> bool {
         .number("cpus", machine.cpus() as u64)
         .number("threads", run.shape.threads.len() as u64);
     line.number("forbidden", forbidden).number("corrupt", corrupt);
+    line.number("changes", run.tally.word(TALLY_CHANGES).load(Ordering::Relaxed));
     if !run.shape.forbidden {
         line.number("relaxed", target);
     }

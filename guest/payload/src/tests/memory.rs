@@ -17,8 +17,8 @@ const PIECES: usize = 64;
 /// Words of each page that are stamped.
 const STAMPED: [usize; 3] = [0, 200, 511];
 
-/// Every page of `mb=` of untouched memory, spread over all of the guest's, is stamped by one CPU and then read by each
-/// other. What nobody wrote must be zero.
+/// Every page of `mb=` of untouched memory, spread over all of the guest's, is stamped by one CPU and then
+/// read by each other. What nobody wrote must be zero.
 pub fn mem_touch(machine: &Machine) -> bool {
     let pages = (machine.number("mb", 16) * 256) as usize;
     let cpus = machine.cpus();
@@ -74,9 +74,9 @@ const CHANGING: usize = 8;
 /// Entries that stay as they are, for readers that only translate.
 const STEADY: usize = 64;
 
-/// CPU 0 rewrites entries of a table page that all CPUs translate through. Once it has said that an entry leads to its
-/// new page, whoever then drops its translation and reads must see the new page; entries that stay must lead where they
-/// always have. `rounds=` rewrites.
+/// CPU 0 rewrites entries of a table page that all CPUs translate through. Once it has said that an entry
+/// leads to its new page, whoever then drops its translation and reads must see the new page; entries that
+/// stay must lead where they always have. `rounds=` rewrites.
 pub fn tablepage(machine: &Machine) -> bool {
     let rounds = machine.number("rounds", 2000);
     let cpus = machine.cpus();

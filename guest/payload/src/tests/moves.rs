@@ -1,8 +1,9 @@
-//! A CPU that may be moved at any moment notices nothing: not in its registers, not in its memory, not in its clock,
-//! not while it halts.
+//! A CPU that may be moved at any moment notices nothing: not in its registers, not in its memory, not in its
+//! clock, not while it halts.
 //!
-//! `move_bench`: every CPU counts in ring 3 with all registers full. `move_halt`: all but the first halt with all
-//! registers full, and the first wakes them. Both run for `seconds=`; moving the CPUs meanwhile is the host's business.
+//! `move_bench`: every CPU counts in ring 3 with all registers full. `move_halt`: all but the first halt with
+//! all registers full, and the first wakes them. Both run for `seconds=`; moving the CPUs meanwhile is the
+//! host's business.
 
 use core::arch::asm;
 use core::sync::atomic::Ordering;
@@ -141,8 +142,8 @@ fn enable_avx(machine: &Machine) -> bool {
 }
 
 impl Witness {
-    /// Fills what only ring 0 can fill. `page`: word 0 rounds, word 1 moves of the clock, words 16.. the segment bases'
-    /// targets, words 32.. a chain of values.
+    /// Fills what only ring 0 can fill. `page`: word 0 rounds, word 1 moves of the clock, words 16.. the
+    /// segment bases' targets, words 32.. a chain of values.
     fn new(page: &'static Page, random: &mut Random) -> Self {
         let filled = core::array::from_fn(|i| random.word() & REGISTERS[i].1);
         for (&(register, _), &value) in REGISTERS.iter().zip(&filled) {
@@ -173,7 +174,8 @@ impl Witness {
             self.lost(cpu, "the time-stamp counter's direction");
         }
         self.last = now;
-        // The count in this CPU's registers and stack against the one in memory: neither may be older than the other.
+        // The count in this CPU's registers and stack against the one in memory: neither may be older than
+        // the other.
         let count = self.page.word(0);
         if count.load(Ordering::Relaxed) != self.rounds {
             self.lost(cpu, "the agreement of state and memory");

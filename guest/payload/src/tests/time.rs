@@ -19,8 +19,8 @@ const TIMER: u8 = FIRST_FREE_VECTOR + 5;
 /// Longest time that a timer is armed for.
 const LONGEST_US: u64 = 2000;
 
-/// A token with the last reading goes round all CPUs, `rounds=` times; nobody may read an earlier time than the one
-/// that came with the token, nor than its own last. Odd rounds use RDTSCP where there is one.
+/// A token with the last reading goes round all CPUs, `rounds=` times; nobody may read an earlier time than
+/// the one that came with the token, nor than its own last. Odd rounds use RDTSCP where there is one.
 pub fn tsc(machine: &Machine) -> bool {
     let rounds = machine.number("rounds", 10_000);
     let cpus = machine.cpus() as u64;
@@ -59,8 +59,8 @@ pub fn tsc(machine: &Machine) -> bool {
     back == 0
 }
 
-/// Every CPU arms its TSC-deadline timer `rounds=` times for up to 2 ms; each deadline must give one interrupt, and none
-/// before its time. Every other wait is a HLT.
+/// Every CPU arms its TSC-deadline timer `rounds=` times for up to 2 ms; each deadline must give one
+/// interrupt, and none before its time. Every other wait is a HLT.
 pub fn timer(machine: &Machine) -> bool {
     let rounds = machine.number("rounds", 500);
     let seed = machine.number("seed", 1);

@@ -1,6 +1,6 @@
-//! Time as seen by all CPUs together: what one CPU has read and passed on through memory, no other may read as
-//! the future. A token goes round the CPUs with the last reading of the clock (`CLOCK_MONOTONIC`, from the vDSO) and of
-//! the time-stamp counter.
+//! Time as seen by all CPUs together: what one CPU has read and passed on through memory, no other may read
+//! as the future. A token goes round the CPUs with the last reading of the clock (`CLOCK_MONOTONIC`, from the
+//! vDSO) and of the time-stamp counter.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

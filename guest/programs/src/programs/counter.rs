@@ -1,5 +1,5 @@
-//! Locked additions by all CPUs to one word: each counts, also where the word lies across two pages (a split lock: Linux may
-//! slow it down or warn, see `split_lock_detect=`; it must not get it wrong).
+//! Locked additions by all CPUs to one word: each counts, also where the word lies across two pages (a split
+//! lock: Linux may slow it down or warn, see `split_lock_detect=`; it must not get it wrong).
 
 use std::arch::asm;
 use std::time::Instant;
@@ -22,7 +22,8 @@ unsafe fn add_one(address: usize) -> u64 {
     value
 }
 
-/// All CPUs add `rounds` times. Gives the sum, and how often a CPU got a value that was not greater than the one before.
+/// All CPUs add `rounds` times. Gives the sum, and how often a CPU got a value that was not greater than the
+/// one before.
 fn count(pages: &Pages, offset: usize, rounds: u64, cpus: &[usize]) -> Result<(u64, u64), Trouble> {
     let address = pages.address() + offset;
     let steps_back = cpus::on_each(cpus, |_| {
@@ -40,7 +41,8 @@ fn count(pages: &Pages, offset: usize, rounds: u64, cpus: &[usize]) -> Result<(u
     Ok((sum, steps_back.iter().sum()))
 }
 
-/// Runs the program. Parameters: `rounds` for each CPU (100000), `split_rounds` (a hundredth of that), `threads`.
+/// Runs the program. Parameters: `rounds` for each CPU (100000), `split_rounds` (a hundredth of that),
+/// `threads`.
 ///
 /// # Errors
 /// Parameters that make no sense, or no memory.

@@ -1,5 +1,5 @@
-//! CPUs go offline and come back, through sysfs, while every CPU has something to do. For the machine below this is INIT and
-//! start-up of a CPU that has run before, its timer, its interrupts.
+//! CPUs go offline and come back, through sysfs, while every CPU has something to do. For the machine below
+//! this is INIT and start-up of a CPU that has run before, its timer, its interrupts.
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -1,5 +1,5 @@
-//! What a kernel does by interrupts between CPUs, again and again: memory barriers on all CPUs, translations that must be
-//! gone everywhere before a call returns, threads that hop from CPU to CPU.
+//! What a kernel does by interrupts between CPUs, again and again: memory barriers on all CPUs, translations
+//! that must be gone everywhere before a call returns, threads that hop from CPU to CPU.
 
 use std::ptr::NonNull;
 use std::sync::atomic::{compiler_fence, AtomicU64, Ordering};
@@ -29,15 +29,15 @@ fn membarrier(command: libc::c_int) -> bool {
     unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) == 0 }
 }
 
-/// The asymmetric store-buffer test. Heavy side: store round r, `membarrier`, read the light side's count b. Light
-/// side: store count n, (nothing but a compiler barrier), read the round. After the barrier every count from b + 1 on must
-/// see round r: otherwise a CPU went on without the barrier's interrupt.
+/// The asymmetric store-buffer test. Heavy side: store round r, `membarrier`, read the light side's count b.
+/// Light side: store count n, (nothing but a compiler barrier), read the round. After the barrier every count
+/// from b + 1 on must see round r: otherwise a CPU went on without the barrier's interrupt.
 fn barriers(cpus: &[usize], end: Instant) -> Result<Tally, Trouble> {
     if !membarrier(REGISTER_PRIVATE_EXPEDITED) {
         return Err(Trouble::last_os("membarrier, registering"));
     }
-    // Page 0: the round. Page i of `counts`: the count of light thread i. Page i of `firsts`: the last round that it
-    // has seen, and the count at which it saw it first.
+    // Page 0: the round. Page i of `counts`: the count of light thread i. Page i of `firsts`: the last round
+    // that it has seen, and the count at which it saw it first.
     let (counts, firsts) = (Pages::new(cpus.len())?, Pages::new(cpus.len())?);
     let round = counts.lone(0);
     let tallies = cpus::on_each(cpus, |me| {
@@ -81,7 +81,8 @@ fn heavy_side(round: &AtomicU64, counts: &Pages, firsts: &Pages, end: Instant) -
     tally
 }
 
-/// A page of a file that is mapped twice: at an address of its own for writing, and by turns at the window's address.
+/// A page of a file that is mapped twice: at an address of its own for writing, and by turns at the window's
+/// address.
 struct Window {
     file: libc::c_int,
     start: NonNull<AtomicU64>,
@@ -150,8 +151,8 @@ impl Drop for Window {
     }
 }
 
-/// One thread replaces what lies at an address, the others read there: once it has said that value n is there, no CPU
-/// may see an older one by an old translation.
+/// One thread replaces what lies at an address, the others read there: once it has said that value n is
+/// there, no CPU may see an older one by an old translation.
 fn remapping(cpus: &[usize], end: Instant) -> Result<Tally, Trouble> {
     let window = Window::new()?;
     let said = Pages::new(1)?;

@@ -1,13 +1,15 @@
-//! Modified Gram-Schmidt: the orthonormal basis of the columns of a random matrix, in parallel over its columns, as
-//! in the process-migration experiments of Gobelins (Vallée et al. 2002).
+//! Modified Gram-Schmidt: the orthonormal basis of the columns of a random matrix, in parallel over its
+//! columns, as in the process-migration experiments of Gobelins (Vallée et al. 2002).
 //!
-//! For k = 0, 1, ...: column k is normalised (it is then q_k), and from every later column its part along q_k is taken
-//! away. Columns belong to threads block by block, in turns; each thread makes and changes only its own, which lie in
-//! pages of their own that it touched first. What travels between hosts is each q_k once, to every host that reads it,
-//! and one page per thread with the count of columns it has published. A thread that owns the next column brings that
-//! column up to date first and publishes it, before it does the rest of its work for this step (look-ahead).
+//! For k = 0, 1, ...: column k is normalised (it is then q_k), and from every later column its part along q_k
+//! is taken away. Columns belong to threads block by block, in turns; each thread makes and changes only its
+//! own, which lie in pages of their own that it touched first. What travels between hosts is each q_k once,
+//! to every host that reads it, and one page per thread with the count of columns it has published. A thread
+//! that owns the next column brings that column up to date first and publishes it, before it does the rest of
+//! its work for this step (look-ahead).
 //!
-//! Each column sees the same operations in the same order whatever the number of threads: results are bit-identical.
+//! Each column sees the same operations in the same order whatever the number of threads: results are
+//! bit-identical.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -25,8 +27,9 @@ use crate::trouble::Trouble;
 
 /// Pairs of columns whose scalar product is looked at.
 const SAMPLED_PAIRS: u64 = 64;
-/// Largest scalar product of two columns that still counts as orthogonal. Random square matrices of a few thousand
-/// columns have condition numbers up to some 10^6, and the loss of MGS is that times the machine's precision.
+/// Largest scalar product of two columns that still counts as orthogonal. Random square matrices of a few
+/// thousand columns have condition numbers up to some 10^6, and the loss of MGS is that times the machine's
+/// precision.
 const TOLERANCE: f64 = 1e-6;
 /// Partial sums of a scalar product, so that the compiler may use vector registers in a fixed order.
 const LANES: usize = 8;
@@ -121,7 +124,8 @@ impl Shared {
         let (owner, rank) = (self.task.owner(column), self.task.rank(column) as u32);
         let wanted = self.mark(generation, rank);
         spin::wait(self.published(owner), self.asleep(me), |count| count.wrapping_sub(wanted) as i32 >= 0);
-        // SAFETY: published columns are never changed again in this generation, and the count was read with acquire order.
+        // SAFETY: published columns are never changed again in this generation, and the count was read with
+        // acquire order.
         unsafe { std::slice::from_raw_parts(self.place(column), self.task.rows) }
     }
 
@@ -164,8 +168,8 @@ impl Mine<'_> {
 
     /// A column that is not published yet, or no more: nobody else looks at it.
     fn column(&mut self, index: usize) -> &mut [f64] {
-        // SAFETY: `rows` words of this thread's own memory from there on, which others read only between the column's
-        // publication and the barrier after the last step. Any bits are an f64.
+        // SAFETY: `rows` words of this thread's own memory from there on, which others read only between the
+        // column's publication and the barrier after the last step. Any bits are an f64.
         unsafe {
             std::slice::from_raw_parts_mut(self.shared.place(self.columns[index].0), self.shared.task.rows)
         }
@@ -199,8 +203,9 @@ impl Mine<'_> {
         }
     }
 
-    /// While the column after those published is this thread's own: finishes and publishes it. `upto`: columns before it
-    /// are published by whoever owns them. Gives the first of its own columns that is not published.
+    /// While the column after those published is this thread's own: finishes and publishes it. `upto`:
+    /// columns before it are published by whoever owns them. Gives the first of its own columns that is not
+    /// published.
     fn look_ahead(&mut self, mut next: usize, mut upto: usize) -> usize {
         while next < self.columns.len() && self.columns[next].0 <= upto {
             let column = self.columns[next].0;
@@ -231,7 +236,8 @@ impl Mine<'_> {
         }
     }
 
-    /// The greatest scalar product of an own column with others, and of its distance from length 1, over some samples.
+    /// The greatest scalar product of an own column with others, and of its distance from length 1, over some
+    /// samples.
     fn worst(&mut self) -> f64 {
         let task = self.shared.task;
         let mut random = Random::new(task.seed ^ self.me as u64);
@@ -319,8 +325,8 @@ fn solve(task: Task, repeat: u32, cpus: &[usize]) -> Result<Answer, Trouble> {
     })
 }
 
-/// Runs the program. Parameters: `m` rows (1000), `n` columns (m or 1000), `seed`, `threads` (0: one per CPU), `block`
-/// (4), `repeat` (1).
+/// Runs the program. Parameters: `m` rows (1000), `n` columns (m or 1000), `seed`, `threads` (0: one per
+/// CPU), `block` (4), `repeat` (1).
 ///
 /// # Errors
 /// Parameters that make no sense, or no memory.

@@ -69,8 +69,8 @@ pub const ALL: &[Program] = &[
     Program { name: "spawn", help: "processes, pipes and signals: seconds=", run: spawn::run },
 ];
 
-/// Runs an order in this process and prints its result line. Gives whether all was well; trouble prints a result that
-/// is not ok and says why.
+/// Runs an order in this process and prints its result line. Gives whether all was well; trouble prints a
+/// result that is not ok and says why.
 pub fn run_here(order: &Order) -> bool {
     let start = Instant::now();
     let finding = ALL

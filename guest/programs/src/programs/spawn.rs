@@ -1,5 +1,5 @@
-//! Processes: fork, exec, pipes both ways, exit codes and signals, on all CPUs at once. A child is this program again, with
-//! `--child`.
+//! Processes: fork, exec, pipes both ways, exit codes and signals, on all CPUs at once. A child is this
+//! program again, with `--child`.
 
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
@@ -30,8 +30,8 @@ fn hash(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0, |hash, &byte| mix(hash ^ u64::from(byte)))
 }
 
-/// The child's part: `hash` answers with the hash of its input and exits with the hash's low bits; `sleep` waits to be
-/// killed.
+/// The child's part: `hash` answers with the hash of its input and exits with the hash's low bits; `sleep`
+/// waits to be killed.
 pub fn child(arguments: &[&str]) -> ExitCode {
     match arguments {
         ["hash"] => {

@@ -1,6 +1,6 @@
-//! A memory tester for memory that moves. Shared pages are handed from CPU to CPU by a lock word in the page itself; whoever
-//! holds a page checks every word of it (writer, sequence, place) and stamps it anew. Besides, every CPU keeps some private
-//! memory that it checks and rewrites without any locks.
+//! A memory tester for memory that moves. Shared pages are handed from CPU to CPU by a lock word in the page
+//! itself; whoever holds a page checks every word of it (writer, sequence, place) and stamps it anew.
+//! Besides, every CPU keeps some private memory that it checks and rewrites without any locks.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -88,7 +88,8 @@ fn work(me: usize, shared: &Pages, private: &Pages, end: Instant) -> Tally {
     tally
 }
 
-/// Runs the program. Parameters: `mb` of shared memory (16), `private_kb` for each CPU (1024), `seconds` (2), `threads`.
+/// Runs the program. Parameters: `mb` of shared memory (16), `private_kb` for each CPU (1024), `seconds` (2),
+/// `threads`.
 ///
 /// # Errors
 /// Parameters that make no sense, or no memory.

@@ -1,5 +1,5 @@
-//! A lot of memory, touched first by all CPUs (each its own part, so that the kernel takes it from each node), then checked by
-//! others: memory that spans hosts, from end to end.
+//! A lot of memory, touched first by all CPUs (each its own part, so that the kernel takes it from each
+//! node), then checked by others: memory that spans hosts, from end to end.
 
 use std::fs;
 use std::sync::atomic::Ordering;

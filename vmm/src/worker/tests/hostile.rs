@@ -1,0 +1,232 @@
+//! A worker whose peer is played by the test, and does what no node should.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use tessera_dsm::NodeId;
+
+use super::fake::FakeBuilder;
+use super::{by, connect_as, create, load, spec_over, Line, TestDaemon};
+use crate::control::ask::{Answer, Ask};
+use crate::control::ending::{EndCause, StopReason};
+use crate::control::frame;
+use crate::control::guest::{GuestId, GuestSpec};
+use crate::control::hello::{Channel, HelloError, Role};
+use crate::control::orders::{Order, Stage};
+use crate::control::peer::PeerFrame;
+use crate::control::socket;
+use crate::worker::clock;
+
+/// Node 0 of a guest whose node 1 is the test.
+struct Scene {
+    builder: Arc<FakeBuilder>,
+    daemon: TestDaemon,
+    spec: GuestSpec,
+    launcher: Line,
+    control: Line,
+    _data: Line,
+}
+
+impl Scene {
+    /// The guest runs; the test has been a good node so far.
+    fn running() -> Scene {
+        let builder = Arc::new(FakeBuilder::default());
+        let daemon = TestDaemon::start(&builder);
+        let spec = spec_over(&[&daemon, &daemon]);
+        let mut spec = spec;
+        spec.hosts[1].boot_id = "another machine".into();
+        let mut launcher = create(&spec, NodeId(0));
+        launcher.send(&Order::Connect);
+        let control = connect_as(&spec, NodeId(1), Channel::Control);
+        let data = connect_as(&spec, NodeId(1), Channel::Data);
+        clock::compare_with_node0(&control.stream, by()).expect("compared");
+        launcher.expect_reached(Stage::Connected);
+        let arming = load(&mut launcher);
+        launcher.send(&Order::Arm(arming));
+        launcher.expect_reached(Stage::Armed);
+        launcher.send(&Order::Start);
+        launcher.expect_reached(Stage::Running);
+        Scene { builder, daemon, spec, launcher, control, _data: data }
+    }
+
+    /// The guest must have been ended for a fault of node 1, said in these words.
+    fn expect_blamed(mut self, part: &str) {
+        match self.launcher.end().0 {
+            EndCause::Failed { node: NodeId(1), what, .. } => assert!(what.contains(part), "{part:?} is not in {what:?}"),
+            other => panic!("node 1 is not blamed: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn frames_that_are_none_end_the_guest_with_the_culprits_name() {
+    let mut scene = Scene::running();
+    scene.control.stream.write_all(&[3, 0, 0, 0, 0xff, 0xff, 0xff]).expect("written");
+    scene.expect_blamed("not understood");
+
+    let mut scene = Scene::running();
+    scene.control.stream.write_all(&u32::MAX.to_le_bytes()).expect("written");
+    scene.expect_blamed("the most is 1048576");
+
+    let mut scene = Scene::running();
+    scene.control.send(&PeerFrame::ClockPong { sent: 1, there: 2 });
+    scene.expect_blamed("a clock comparison that nobody asked for");
+
+    let mut scene = Scene::running();
+    scene.control.send(&PeerFrame::ClocksCompared);
+    scene.expect_blamed("a clock comparison that nobody asked for");
+
+    let mut scene = Scene::running();
+    scene.control.send(&PeerFrame::Machine(b"nonsense".to_vec()));
+    scene.expect_blamed("nonsense");
+}
+
+#[test]
+fn a_message_for_a_machine_that_is_not_there_yet_is_a_fault() {
+    let builder = Arc::new(FakeBuilder::default());
+    let daemon = TestDaemon::start(&builder);
+    let mut spec = spec_over(&[&daemon, &daemon]);
+    spec.hosts[1].boot_id = "another machine".into();
+    let mut launcher = create(&spec, NodeId(0));
+    launcher.send(&Order::Connect);
+    let mut control = connect_as(&spec, NodeId(1), Channel::Control);
+    let _data = connect_as(&spec, NodeId(1), Channel::Data);
+    clock::compare_with_node0(&control.stream, by()).expect("compared");
+    launcher.expect_reached(Stage::Connected);
+    control.send(&PeerFrame::Machine(vec![]));
+    launcher.expect_failed("a machine that is not there yet");
+}
+
+#[test]
+fn a_peer_that_closes_is_lost_with_what_it_held() {
+    let mut scene = Scene::running();
+    scene.control.send(&PeerFrame::Alive { pages_alone: 12 });
+    socket::hang_up(&scene.control.stream);
+    let host = scene.spec.host_name(NodeId(1));
+    let how = "connection closed".to_owned();
+    assert_eq!(scene.launcher.end().0, EndCause::NodeLost { node: NodeId(1), host, how, pages_alone: Some(12) });
+}
+
+#[test]
+fn a_peer_that_falls_silent_is_lost() {
+    let mut scene = Scene::running();
+    let begin = std::time::Instant::now();
+    let EndCause::NodeLost { node: NodeId(1), how, pages_alone: None, .. } = scene.launcher.end().0 else {
+        panic!("not lost")
+    };
+    assert_eq!(how, "nothing heard for 4 s");
+    assert!(begin.elapsed() >= std::time::Duration::from_secs(3), "too early");
+}
+
+#[test]
+fn an_ending_is_taken_over_but_not_its_control_characters() {
+    let mut scene = Scene::running();
+    let what = "a\nb\x1b]0;x\x07".to_owned() + &"y".repeat(1 << 16);
+    scene.control.send(&PeerFrame::Ending(EndCause::Failed { node: NodeId(1), host: "h\r".into(), what }));
+    match scene.launcher.end().0 {
+        EndCause::Failed { what, host, .. } => {
+            assert!(what.len() <= 1024 && !what.contains(char::is_control) && host == "h", "{what:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_flood_of_questions_costs_only_who_asks() {
+    let mut scene = Scene::running();
+    for id in 0..2000 {
+        scene.control.send(&PeerFrame::Ask { id, ask: Ask::NodeStats });
+        if id % 50 == 0 {
+            scene.control.send(&PeerFrame::Alive { pages_alone: 0 });
+        }
+    }
+    // One node does not answer for others at another's request, nor stop the guest by a question.
+    for ask in [Ask::Stats, Ask::Stop, Ask::Move { vcpu: 0, to: "1".into() }] {
+        loop {
+            scene.control.send(&PeerFrame::Ask { id: 9999, ask: ask.clone() });
+            let answer = loop {
+                match scene.control.read::<PeerFrame>().expect("alive") {
+                    PeerFrame::Answer { id: 9999, outcome } => break *outcome,
+                    _ => scene.control.send(&PeerFrame::Alive { pages_alone: 0 }),
+                }
+            };
+            match answer {
+                Err(why) if why.contains("too many") => {}
+                other => {
+                    assert_eq!(other, Err("this is not asked by one node of another".into()));
+                    break;
+                }
+            }
+        }
+    }
+    scene.control.send(&PeerFrame::Ask { id: 10_000, ask: Ask::MoveFromHere { vcpu: 0, to: NodeId(200) } });
+    loop {
+        if let PeerFrame::Answer { id: 10_000, outcome } = scene.control.read().expect("alive") {
+            assert_eq!(*outcome, Err("the guest has no node 200".into()));
+            break;
+        }
+    }
+    scene.control.send(&PeerFrame::Answer { id: 77, outcome: Box::new(Ok(Answer::Stopping)) });
+    scene.launcher.send(&Order::Stop);
+    assert_eq!(scene.launcher.end().0, EndCause::Stopped(StopReason::Interrupt));
+    drop((scene.builder, scene.daemon));
+}
+
+#[test]
+fn strangers_and_second_connections_do_not_get_in() {
+    let builder = Arc::new(FakeBuilder::default());
+    let daemon = TestDaemon::start(&builder);
+    let mut spec = spec_over(&[&daemon, &daemon]);
+    spec.hosts[1].boot_id = "another machine".into();
+    let mut launcher = create(&spec, NodeId(0));
+    launcher.send(&Order::Connect);
+
+    let wrong_guest = Role::Peer { guest: GuestId(1), from: NodeId(1), channel: Channel::Data };
+    let refused = socket::dial(&daemon.address, wrong_guest, by()).expect_err("no such guest");
+    assert!(matches!(refused, HelloError::Refused(why) if why.starts_with("no guest ")));
+    let out_of_range = Role::Peer { guest: spec.guest, from: NodeId(200), channel: Channel::Data };
+    assert!(socket::dial(&daemon.address, out_of_range, by()).is_err());
+
+    // A node that the guest does not have, itself, and then one connection twice: all closed, and nothing is confused.
+    for from in [31, 2, 0] {
+        assert!(connect_as(&spec, NodeId(from), Channel::Control).read::<PeerFrame>().is_err());
+    }
+    let data = connect_as(&spec, NodeId(1), Channel::Data);
+    assert!(connect_as(&spec, NodeId(1), Channel::Data).read::<PeerFrame>().is_err());
+    let control = connect_as(&spec, NodeId(1), Channel::Control);
+    clock::compare_with_node0(&control.stream, by()).expect("compared");
+    launcher.expect_reached(Stage::Connected);
+    drop(data);
+}
+
+#[test]
+fn a_peer_that_answers_no_clock_comparison_is_named() {
+    let builder = Arc::new(FakeBuilder::default());
+    let daemon = TestDaemon::start(&builder);
+    let mut spec = spec_over(&[&daemon, &daemon]);
+    spec.hosts[1].boot_id = "another machine".into();
+    let mut launcher = create(&spec, NodeId(0));
+    launcher.send(&Order::Connect);
+    let mut control = connect_as(&spec, NodeId(1), Channel::Control);
+    let _data = connect_as(&spec, NodeId(1), Channel::Data);
+    frame::write(&mut control.stream, &PeerFrame::Alive { pages_alone: 0 }).expect("written");
+    launcher.expect_failed("cannot compare clocks with node 127.0.0.1");
+}
+
+#[test]
+fn a_node_that_never_comes_is_named_with_where_it_should_have_come() {
+    let builder = Arc::new(FakeBuilder::default());
+    let daemon = TestDaemon::start(&builder);
+    let spec = spec_over(&[&daemon, &daemon]);
+    let mut launcher = create(&spec, NodeId(0));
+    launcher.send(&Order::Connect);
+    launcher.expect_failed(&format!("node {0} did not connect within 12 s: can it reach {0}?", daemon.address));
+    let mut unreachable = spec_over(&[&daemon, &daemon]);
+    unreachable.hosts[0].address = "127.0.0.1:1".parse().expect("address");
+    let role = Role::Create { guest: unreachable.guest, name: unreachable.name.clone() };
+    let mut launcher = Line::dial(&daemon.address, role);
+    launcher.send(&Order::Configure(Box::new(GuestSpec { me: NodeId(1), ..unreachable })));
+    launcher.expect_reached(Stage::Configured);
+    launcher.send(&Order::Connect);
+    launcher.expect_failed("cannot connect to node 127.0.0.1:1: connection refused");
+}

@@ -1,0 +1,11 @@
+//! The `tessera` command as users have it: its messages, its exit statuses, and what is left after the worst.
+//!
+//! Guests here are a few instructions long (see [`support::program`]), so that each test takes a moment; they need /dev/kvm.
+
+mod bad_inputs;
+mod console;
+mod endings;
+mod faults;
+mod port;
+mod spanning;
+mod support;
