@@ -11,6 +11,7 @@
 
 pub mod absent;
 pub mod bus;
+pub mod cmos;
 mod events;
 pub mod ioapic;
 pub mod payload;

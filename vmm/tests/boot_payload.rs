@@ -1,5 +1,7 @@
 //! A bare-metal ELF goes through the loader, the entry registers and the platform on this machine's KVM.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 use std::fs::File;
 use std::io::Write;
 use std::sync::{Arc, Mutex};

@@ -7,6 +7,7 @@ use tessera_abi::{mmio, port};
 
 use crate::absent::Absent;
 use crate::bus::{Bus, BusDevice};
+use crate::cmos::{system_time, CmosClock};
 use crate::events::{MsiSink, PlatformEvents};
 use crate::ioapic::IoApic;
 use crate::payload::{PayloadConsole, PayloadExit};
@@ -34,6 +35,7 @@ impl Platform {
             ports(port::PIT_GATE, 1, Absent),
             ports(port::I8042_DATA, 1, I8042::new(port::I8042_DATA, events.clone())),
             ports(port::I8042_COMMAND, 1, I8042::new(port::I8042_COMMAND, events.clone())),
+            ports(port::CMOS_INDEX, port::CMOS_PORTS, CmosClock::new(system_time)),
             ports(port::CONSOLE, 1, PayloadConsole::new(events.clone())),
             ports(port::EXIT, port::EXIT_PORTS, PayloadExit::new(events.clone())),
             (range(port::COM1, port::COM1_PORTS), serial.clone()),

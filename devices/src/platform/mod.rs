@@ -4,6 +4,7 @@
 //! |---|---|
 //! | 0x40-0x43, 0x61 | [absent](crate::absent) interval timer |
 //! | 0x60, 0x64 | [i8042](crate::power): reset |
+//! | 0x70-0x71 | [CMOS clock](crate::cmos) |
 //! | 0xe9, 0xf4-0xf7 | [payload](crate::payload) console and exit |
 //! | 0x3f8-0x3ff | [serial](crate::serial) console |
 //! | 0x505 | [pvpanic](crate::power) |

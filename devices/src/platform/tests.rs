@@ -67,7 +67,9 @@ fn every_device_is_at_its_place() {
     assert_eq!(byte(0x3fd), 0x60, "serial line status: ready to send");
     assert_eq!(byte(0x505), 3, "pvpanic");
     assert_eq!(byte(0x600), 0, "sleep control");
-    assert_eq!(byte(0x70), 0xff, "nothing");
+    platform.pio_write(0x70, &[0x0d]);
+    assert_eq!(byte(0x71), 0x80, "CMOS clock: valid");
+    assert_eq!(byte(0x72), 0xff, "nothing");
     let mut version = [0; 4];
     platform.mmio_write(0xfec0_0000, &1u32.to_le_bytes());
     platform.mmio_read(0xfec0_0010, &mut version);
@@ -109,7 +111,7 @@ fn access() -> impl Strategy<Value = Access> {
         any::<u16>(),
         0x3f6..0x402u16,
         0x5feu16..0x606,
-        0x3eu16..0x68,
+        0x3eu16..0x74,
         0xe8u16..0xfa,
         0x504u16..0x507
     ];

@@ -13,6 +13,7 @@ use rustix::event::Timespec;
 use rustix::io::Errno;
 
 use super::borrow::{BorrowRequest, Lent, PageRun, Tickets};
+use super::tables::TableCache;
 use super::pages::{Bytes, GuestPages, PagesError, ZERO_PAGE};
 use super::waiting::{access_of, Served, WaitingFaults};
 use super::{Bell, Command, PagerConfig, PagerError, PagerFailure, PagerStats, COMMANDS_MAX};
@@ -78,13 +79,14 @@ impl Driver {
         config: PagerConfig,
         memory: Arc<NodeMemory>,
         links: Vec<(NodeId, Box<dyn Link>)>,
+        tables: Option<Box<dyn TableCache>>,
         (bell, commands): (Arc<Bell>, Receiver<Command>),
     ) -> Result<Self, PagerError> {
         let PagerConfig { me, nodes, preloaded, lease, .. } = config;
         let layout = Arc::new(memory.layout().clone());
         let node = Node::new(NodeConfig { me, nodes, layout, lease, preloaded });
         drop_strays(&node, &memory)?;
-        let mut pages = GuestPages::new(memory)?;
+        let mut pages = GuestPages::new(memory, tables)?;
         for extent in node.whole_extents() {
             pages.own_extent(extent)?;
         }
@@ -393,6 +395,7 @@ impl Driver {
             nodes: 1,
             uffd: self.pages.counts(),
             discards: self.pages.discards(),
+            forgotten_tables: self.pages.forgotten(),
             resident_bytes: self.pages.memory().resident_bytes(),
             protocol: self.node.counters(),
             holdings: self.node.holdings(),

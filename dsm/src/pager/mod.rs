@@ -21,6 +21,7 @@ mod borrow;
 mod driver;
 mod pages;
 mod stats;
+mod tables;
 mod waiting;
 
 use std::io;
@@ -44,6 +45,7 @@ use crate::protocol::{Access, LeasePolicy};
 pub use borrow::{BorrowError, Borrowed, BORROW_PAGES_MAX};
 pub use pages::PagesError;
 pub use stats::{LatencyStats, PagerStats};
+pub use tables::TableCache;
 
 /// Commands that may wait for the pager; whoever sends one more waits until it has taken one.
 const COMMANDS_MAX: usize = 256;
@@ -124,6 +126,26 @@ pub struct PagerFailure {
     pub what: String,
 }
 
+/// What the pager calls.
+pub struct PagerHooks {
+    /// Called at most once, on the pager's thread; must not wait for anything that needs the pager.
+    pub on_failure: Box<dyn Fn(PagerFailure) + Send + Sync>,
+    /// What this host makes of guest page tables, where it does; see [`TableCache`].
+    pub tables: Option<Box<dyn TableCache>>,
+}
+
+impl<F: Fn(PagerFailure) + Send + Sync + 'static> From<Box<F>> for PagerHooks {
+    fn from(on_failure: Box<F>) -> Self {
+        PagerHooks { on_failure, tables: None }
+    }
+}
+
+impl From<Box<dyn Fn(PagerFailure) + Send + Sync>> for PagerHooks {
+    fn from(on_failure: Box<dyn Fn(PagerFailure) + Send + Sync>) -> Self {
+        PagerHooks { on_failure, tables: None }
+    }
+}
+
 /// What other threads ask of the pager thread.
 enum Command {
     Borrow(BorrowRequest),
@@ -188,14 +210,14 @@ impl Pager {
         config: PagerConfig,
         memory: Arc<NodeMemory>,
         peers: Vec<(NodeId, TcpStream)>,
-        on_failure: Box<dyn Fn(PagerFailure) + Send + Sync>,
+        hooks: impl Into<PagerHooks>,
     ) -> Result<Pager, PagerError> {
         let mut links: Vec<(NodeId, Box<dyn Link>)> = Vec::with_capacity(peers.len());
         for (peer, stream) in peers {
             let link = TcpLink::new(stream).map_err(|source| PagerError::Link { peer, source })?;
             links.push((peer, Box::new(link)));
         }
-        Pager::start_with_links(config, memory, links, on_failure)
+        Pager::start_with_links(config, memory, links, hooks)
     }
 
     /// As [`Pager::start`], with any kind of link.
@@ -206,8 +228,9 @@ impl Pager {
         config: PagerConfig,
         memory: Arc<NodeMemory>,
         links: Vec<(NodeId, Box<dyn Link>)>,
-        on_failure: Box<dyn Fn(PagerFailure) + Send + Sync>,
+        hooks: impl Into<PagerHooks>,
     ) -> Result<Pager, PagerError> {
+        let PagerHooks { on_failure, tables } = hooks.into();
         check(&config, &memory, &links)?;
         let alias = memory.alias_view();
         if config.tracking == Tracking::Off {
@@ -216,7 +239,7 @@ impl Pager {
         let system = |what| move |source| PagerError::System { what, source };
         let (commands, inbox) = sync_channel(COMMANDS_MAX);
         let bell = Arc::new(Bell::new().map_err(system("eventfd"))?);
-        let driver = Driver::new(config, memory.clone(), links, (bell.clone(), inbox))?;
+        let driver = Driver::new(config, memory.clone(), links, tables, (bell.clone(), inbox))?;
         let thread = std::thread::Builder::new()
             .name("pager".into())
             .spawn(move || driver.run(&on_failure))

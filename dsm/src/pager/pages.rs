@@ -16,6 +16,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use crate::ids::{Extent, Gfn, EXTENT_BYTES, EXTENT_PAGES, PAGE_BYTES};
+use super::tables::{may_be_table, TableCache};
 use crate::memory::{MemoryError, NodeMemory};
 use crate::protocol::Access;
 use crate::uffd::{Fault, FaultBatch, Placed, Protection, UffdCounts, UffdError, Userfaultfd, Waiters};
@@ -44,6 +45,14 @@ pub enum PagesError {
     /// A page was to be installed where one is: somebody touched memory that this node does not hold.
     #[error("{0} was to be installed, but this host has a page there that nobody granted it")]
     Conflict(Gfn),
+    /// What the host has made of a guest page table could not be dropped.
+    #[error("the translations made from {gfn} could not be dropped: {why}")]
+    Tables {
+        /// The page.
+        gfn: Gfn,
+        /// What went wrong.
+        why: String,
+    },
 }
 
 /// The guest's pages on this node, as the pager changes them.
@@ -55,19 +64,38 @@ pub(crate) struct GuestPages {
     /// Extents that are not tracked, by dense index.
     untracked: BitSet,
     discards: u64,
+    /// What the host makes of guest page tables, and how often it was told to forget.
+    tables: Option<Box<dyn TableCache>>,
+    forgotten: u64,
+    ram_end_gpa: u64,
+    scratch: Box<[u8; PAGE_BYTES]>,
 }
 
 impl GuestPages {
     /// Starts to track all of guest memory.
-    pub(crate) fn new(memory: Arc<NodeMemory>) -> Result<Self, PagesError> {
+    pub(crate) fn new(
+        memory: Arc<NodeMemory>,
+        tables: Option<Box<dyn TableCache>>,
+    ) -> Result<Self, PagesError> {
         let mut uffd = Userfaultfd::open()?;
         let (hva, length) = memory.guest_range();
         // SAFETY: the guest mapping is shared memory that `memory` owns and gives out as addresses only. It stays
         // mapped as long as `memory`, which this object keeps for longer than `uffd`.
         unsafe { uffd.register(hva, length)? };
         let pages = memory.layout().pages() as usize;
+        let ram_end_gpa = memory.layout().regions().last().map_or(0, |region| region.end().gpa());
         let (untouched, untracked) = (BitSet::new(pages), BitSet::new(pages / EXTENT_PAGES as usize));
-        Ok(GuestPages { uffd, memory, untouched, untracked, discards: 0 })
+        Ok(GuestPages {
+            uffd,
+            memory,
+            untouched,
+            untracked,
+            discards: 0,
+            tables,
+            forgotten: 0,
+            ram_end_gpa,
+            scratch: Box::new(ZERO_PAGE),
+        })
     }
 
     pub(crate) fn memory(&self) -> &NodeMemory {
@@ -137,7 +165,21 @@ impl GuestPages {
     pub(crate) fn discard(&mut self, gfn: Gfn) -> Result<(), PagesError> {
         self.take_untouched(gfn);
         self.discards += 1;
-        Ok(self.memory.discard_page(gfn)?)
+        let Some(tables) = &mut self.tables else { return Ok(self.memory.discard_page(gfn)?) };
+        self.memory.read_page(gfn, &mut self.scratch)?;
+        let may_be_table = may_be_table(&self.scratch, self.ram_end_gpa);
+        self.memory.discard_page(gfn)?;
+        // Only now: while the guest could still reach the page, the host could have read it once more.
+        if may_be_table {
+            self.forgotten += 1;
+            tables.forget(gfn).map_err(|why| PagesError::Tables { gfn, why })?;
+        }
+        Ok(())
+    }
+
+    /// How often the host was told to forget what it had made of a page.
+    pub(crate) fn forgotten(&self) -> u64 {
+        self.forgotten
     }
 
     /// Leaves the extent to the kernel, and wakes who waits in it.

@@ -100,6 +100,8 @@ pub struct PagerStats {
     pub uffd: UffdCounts,
     /// Pages taken from the guest and given back to the host.
     pub discards: u64,
+    /// Pages among them that could have been page tables, whose translations the host had to drop.
+    pub forgotten_tables: u64,
     /// Host memory that guest memory takes on this node now, in bytes.
     pub resident_bytes: u64,
     /// What the protocol counted.
@@ -120,6 +122,7 @@ impl PagerStats {
         self.links.merge(&other.links);
         self.uffd.merge(&other.uffd);
         self.discards += other.discards;
+        self.forgotten_tables += other.forgotten_tables;
         self.resident_bytes += other.resident_bytes;
         merge_counters(&mut self.protocol, &other.protocol);
         self.holdings.whole_extents += other.holdings.whole_extents;

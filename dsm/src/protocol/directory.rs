@@ -331,6 +331,11 @@ impl Directory {
         self.next = (0..).map(Txn).find(|txn| !used(txn)).unwrap_or_default();
     }
 
+    /// How many requests count as under way or waiting.
+    pub fn counts_requests(&self) -> u32 {
+        self.asked.iter().sum()
+    }
+
     /// The page's entry, once its extent is split.
     pub fn entry_if_split(&mut self, place: Place) -> Option<&mut Entry> {
         match &mut self.extents[place.extent] {

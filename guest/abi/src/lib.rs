@@ -51,6 +51,11 @@ pub mod port {
     /// pvpanic event: the guest panicked and its own crash kernel takes over.
     pub const PVPANIC_CRASH_LOADED: u8 = 1 << 1;
 
+    /// CMOS clock: selects a register. Its data port is the next one.
+    pub const CMOS_INDEX: u16 = 0x70;
+    /// Ports of the CMOS clock.
+    pub const CMOS_PORTS: u16 = 2;
+
     /// First of the [`PIT_PORTS`] ports where a PC has its interval timer; absent here.
     pub const PIT: u16 = 0x40;
     /// Ports of the absent interval timer.
@@ -108,7 +113,12 @@ pub mod boot {
     /// The ACPI root pointer (RSDP); the other tables follow it.
     pub const ACPI: u64 = 0xe_0000;
     /// One past the space for ACPI tables.
-    pub const ACPI_END: u64 = 0x10_0000;
+    pub const ACPI_END: u64 = RESET_VECTOR;
+    /// Where a processor starts after a reset, and where a kernel jumps that knows no other way to reset: code that
+    /// asks for a reset is there.
+    pub const RESET_VECTOR: u64 = 0xf_fff0;
+    /// One past what a kernel must leave alone below 1 MiB.
+    pub const LEGACY_END: u64 = 0x10_0000;
     /// Where the first byte of a kernel may be loaded.
     pub const KERNEL_MIN: u64 = 0x10_0000;
 }

@@ -13,6 +13,8 @@ use super::BootError;
 /// - `nohz=on idle=halt`: an idle CPU neither ticks nor spins; HLT is what KVM waits on.
 /// - `nokaslr`: the kernel unpacks into node 0's memory, where it was loaded; at a random place it would be
 ///   written into another host's share page by page. Give `kaslr` to have it.
+/// - `reboot=a`: by the ACPI reset register. Linux otherwise takes a hardware-reduced platform for one with EFI, and
+///   resets through services that are not there.
 /// - `panic=-1`: a panic resets, and a reset ends the guest, instead of hanging.
 const OURS: &[(&str, &[&str])] = &[
     ("console=ttyS0", &[]),
@@ -24,6 +26,7 @@ const OURS: &[(&str, &[&str])] = &[
     ("nohz=on", &[]),
     ("idle=halt", &[]),
     ("nokaslr", &["kaslr"]),
+    ("reboot=a", &[]),
     ("panic=-1", &[]),
 ];
 

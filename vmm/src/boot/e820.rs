@@ -49,8 +49,11 @@ pub fn map(layout: &Layout) -> Vec<MapEntry> {
             _ => ram.push(start..end),
         }
     }
-    let reserved =
-        [at::LOW_RAM_END..at::ACPI_END, mmio::PRIVATE..mmio::PRIVATE_END, mmio::IDENTITY_MAP..mmio::HOLE_END];
+    let reserved = [
+        at::LOW_RAM_END..at::LEGACY_END,
+        mmio::PRIVATE..mmio::PRIVATE_END,
+        mmio::IDENTITY_MAP..mmio::HOLE_END,
+    ];
     let mut map: Vec<MapEntry> =
         reserved.iter().map(|range| MapEntry { range: range.clone(), kind: Kind::Reserved }).collect();
     for range in ram.into_iter().flat_map(|range| without_legacy(&range)) {
@@ -63,7 +66,7 @@ pub fn map(layout: &Layout) -> Vec<MapEntry> {
 /// `range` less the legacy area below 1 MiB.
 fn without_legacy(range: &Range<u64>) -> Vec<Range<u64>> {
     let below = range.start..range.end.min(at::LOW_RAM_END);
-    let above = range.start.max(at::ACPI_END)..range.end;
+    let above = range.start.max(at::LEGACY_END)..range.end;
     [below, above].into_iter().filter(|range| !range.is_empty()).collect()
 }
 
@@ -127,7 +130,7 @@ mod tests {
         assert!(map.len() <= 128);
         let ram = map.iter().filter(|entry| entry.kind == Kind::Ram);
         let bytes: u64 = ram.map(|entry| entry.range.end - entry.range.start).sum();
-        assert_eq!(bytes, layout.bytes() - (at::ACPI_END - at::LOW_RAM_END), "all RAM but the legacy area");
+        assert_eq!(bytes, layout.bytes() - (at::LEGACY_END - at::LOW_RAM_END), "all RAM but the legacy area");
         map
     }
 

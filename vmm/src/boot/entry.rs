@@ -8,6 +8,7 @@
 use kvm_bindings::{kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs};
 use serde::{Deserialize, Serialize};
 use tessera_abi::boot as at;
+use tessera_abi::port;
 
 use super::place::GuestWriter;
 use super::BootError;
@@ -47,6 +48,11 @@ const MISC_ENABLE: (u32, u64) = (0x1a0, 1);
 /// Linux then also leaves its PAT alone.
 const MTRR_DEF_TYPE: (u32, u64) = (0x2ff, 1 << 11 | 6);
 
+/// Real-mode code for the reset vector: `mov al, 0xfe; out 0x64, al; hlt; jmp .-1`. A kernel whose other ways to
+/// reset have failed goes into real mode and jumps there; without firmware it would run through zeros for ever.
+pub(super) const RESET_CODE: [u8; 7] =
+    [0xb0, port::I8042_RESET, 0xe6, port::I8042_COMMAND as u8, 0xf4, 0xeb, 0xfd];
+
 /// How the boot vCPU starts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Entry {
@@ -72,9 +78,9 @@ pub(super) fn write(guest: &mut GuestWriter<'_>, rip: u64) -> Result<Entry, Boot
     let pointers_at = at::PAGE_TABLES + TABLE_BYTES;
     let directories_at = pointers_at + TABLE_BYTES;
     let directories = at::IDENTITY_MAPPED.div_ceil(DIRECTORY_SPAN);
-    let pointer = |directory| directories_at + directory * TABLE_BYTES | PRESENT_WRITABLE;
+    let pointer = |directory| (directories_at + directory * TABLE_BYTES) | PRESENT_WRITABLE;
     let pages = at::IDENTITY_MAPPED / LARGE_PAGE_BYTES;
-    let page = |page| page * LARGE_PAGE_BYTES | PRESENT_WRITABLE | LARGE_PAGE;
+    let page = |page| (page * LARGE_PAGE_BYTES) | PRESENT_WRITABLE | LARGE_PAGE;
     guest.write("boot page tables", at::PAGE_TABLES, &bytes_of([pointers_at | PRESENT_WRITABLE]))?;
     guest.write("boot page tables", pointers_at, &bytes_of((0..directories).map(pointer)))?;
     guest.write("boot page tables", directories_at, &bytes_of((0..pages).map(page)))?;

@@ -103,6 +103,7 @@ pub fn load(view: &GuestMemoryMmap, layout: &Layout, spec: &BootSpec) -> Result<
     let zero_page = e820::zero_page(layout, &kernel, initramfs.as_ref(), spec.cmdline.len());
     guest.write("zero page", at::ZERO_PAGE, vm_memory::ByteValued::as_slice(&zero_page))?;
     let entry = entry::write(&mut guest, kernel.entry)?;
+    guest.write("reset vector", at::RESET_VECTOR, &entry::RESET_CODE)?;
     Ok(BootImage { entry, written: guest.written() })
 }
 

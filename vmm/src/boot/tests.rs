@@ -107,6 +107,11 @@ fn a_bzimage_is_loaded_by_the_64_bit_protocol() {
     let mut line = vec![0; 23];
     memory.read_slice(&mut line, GuestAddress(page.hdr.cmd_line_ptr.into())).unwrap();
     assert_eq!(line, b"console=ttyS0 panic=-1\0");
+    assert_eq!(
+        memory.read_obj::<[u8; 4]>(GuestAddress(0xf_fff0)).unwrap(),
+        [0xb0, 0xfe, 0xe6, 0x64],
+        "reset vector"
+    );
     assert_eq!(page.e820_entries, 5);
     assert_eq!({ page.e820_table[2].addr }, MIB);
     assert_eq!({ page.e820_table[2].size }, 255 * MIB, "both nodes' RAM in one run");

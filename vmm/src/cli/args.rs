@@ -74,12 +74,13 @@ pub struct NodeArgs {
     /// Where to listen
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7070")]
     pub listen: HostAddress,
-    /// Allow an address that other machines can reach. Nodes do not authenticate each other yet: whoever reaches the
-    /// port can run guests here and read their memory
+    /// Allow an address that other machines can reach. Nodes do not authenticate each other yet: whoever
+    /// reaches the port can run guests here and read their memory
     #[arg(long)]
     pub public: bool,
     /// Most guests at a time
-    #[arg(long, value_name = "N", default_value_t = GUESTS_MAX_DEFAULT as u16, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "N", default_value_t = GUESTS_MAX_DEFAULT as u16)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub max_guests: u16,
 }
 
@@ -100,9 +101,9 @@ pub struct WorkerArgs {
     tessera run --kernel vmlinuz --initramfs initrd.img --memory size=1G\n  \
     tessera run --hosts a,b:7071 --kernel vmlinuz --cpus boot=4,per-host=[2,2] --memory per-host=[1G,3G]\n\n\
     On a terminal, Ctrl-A x quits; Ctrl-A Ctrl-A is one Ctrl-A for the guest.\n\n\
-    Exit status: 0 the guest powered off, or the payload passed; 1 not started, or a node failed; 10 reset (with --on-reboot \
-    exit); 11 the guest panicked; 12 a node was lost; 13 stopped by others; 21 to 120 the payload ended with code \
-    1 to 100 (more counts as 100); 130 interrupted.")]
+    Exit status: 0 the guest powered off, or the payload passed; 1 not started, or a node failed; 10 reset (with \
+    --on-reboot exit); 11 the guest panicked; 12 a node was lost; 13 stopped by others; 21 to 120 the payload \
+    ended with code 1 to 100 (more counts as 100); 130 interrupted.")]
 pub struct RunArgs {
     /// What to call the guest
     #[arg(long)]

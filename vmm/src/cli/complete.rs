@@ -9,7 +9,8 @@ pub fn bash(command: &Command) -> String {
     let mut cases = String::new();
     add_cases(command, &mut vec![], &mut cases);
     format!(
-        "_tessera() {{\n    local word verbs=\"\" i\n    for ((i = 1; i < COMP_CWORD; i++)); do\n        \
+        "_tessera() {{\n    local word verbs=\"\" i\n    \
+         for ((i = 1; i < COMP_CWORD; i++)); do\n        \
          word=${{COMP_WORDS[i]}}\n        case \"$word\" in -*) ;; *) verbs=\"$verbs $word\" ;; esac\n    done\n    \
          case \"$verbs\" in\n{cases}    *) COMPREPLY=($(compgen -f -- \"${{COMP_WORDS[COMP_CWORD]}}\")) ;;\n    esac\n}}\n\
          complete -o default -F _tessera tessera\n"
@@ -23,8 +24,10 @@ fn add_cases(command: &Command, verbs: &mut Vec<String>, cases: &mut String) {
         add_cases(verb, verbs, cases);
         verbs.pop();
     }
-    let names = command.get_subcommands().filter(|verb| !verb.is_hide_set()).map(|verb| verb.get_name().to_owned());
-    let options = command.get_arguments().filter(|option| !option.is_hide_set()).filter_map(clap::Arg::get_long);
+    let names =
+        command.get_subcommands().filter(|verb| !verb.is_hide_set()).map(|verb| verb.get_name().to_owned());
+    let options =
+        command.get_arguments().filter(|option| !option.is_hide_set()).filter_map(clap::Arg::get_long);
     let words: Vec<String> = names.chain(options.map(|option| format!("--{option}"))).collect();
     let pattern = if verbs.is_empty() { "\"\"".to_owned() } else { format!("\" {}\"*", verbs.join(" ")) };
     // Writing to a String does not fail.
@@ -42,7 +45,11 @@ mod tests {
     #[test]
     fn verbs_and_options_are_in_and_hidden_ones_are_not() {
         let script = super::bash(&super::super::args::Cli::command());
-        assert!(script.contains("\" vcpu move\"*) ") && script.contains("--initramfs") && script.contains("node run list"));
+        assert!(
+            script.contains("\" vcpu move\"*) ")
+                && script.contains("--initramfs")
+                && script.contains("node run list")
+        );
         assert!(!script.contains("worker"));
     }
 }

@@ -74,7 +74,12 @@ impl OptionValues<'_> {
         inner.split(',').map(|item| self.read(key, item, read)).collect()
     }
 
-    fn read<T>(&self, key: &str, text: &str, read: fn(&str) -> Result<T, &'static str>) -> Result<T, Failure> {
+    fn read<T>(
+        &self,
+        key: &str,
+        text: &str,
+        read: fn(&str) -> Result<T, &'static str>,
+    ) -> Result<T, Failure> {
         read(text.trim()).map_err(|why| Failure::new(format!("{}: {key}={text}: {why}", self.option)))
     }
 }
@@ -138,7 +143,9 @@ mod tests {
 
     #[test]
     fn sizes_have_binary_units() {
-        for (text, bytes) in [("0", 0), ("4096", 4096), ("1k", 1024), ("2MiB", 2 << 20), ("3GB", 3 << 30), ("1T", 1 << 40)] {
+        for (text, bytes) in
+            [("0", 0), ("4096", 4096), ("1k", 1024), ("2MiB", 2 << 20), ("3GB", 3 << 30), ("1T", 1 << 40)]
+        {
             assert_eq!(size(text), Ok(bytes), "{text}");
         }
         for text in ["", "G", "1.5G", "-1", "1X", "G1", "99999999999999999999", "17179869184G", "1Gi G"] {

@@ -7,8 +7,8 @@ use tracing_subscriber::EnvFilter;
 use super::args::{Cli, LogFormat, Verb};
 use super::Failure;
 
-/// What is logged by default: a daemon tells what happens to its guests, a launcher only what the user must know, and not
-/// what its own daemon, which nobody asked for, has to say.
+/// What is logged by default: a daemon tells what happens to its guests, a launcher only what the user must
+/// know, and not what its own daemon, which nobody asked for, has to say.
 fn default_filter(cli: &Cli) -> &'static str {
     match (&cli.verb, cli.verbose) {
         (Verb::Node(_) | Verb::Worker(_), 0) => "info",

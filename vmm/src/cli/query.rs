@@ -23,8 +23,9 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(25);
 /// Prints the guests of a daemon.
 pub(super) fn list(args: &ListArgs) -> Result<u8, Failure> {
     let by = Instant::now() + HELLO_LIMIT;
-    let stream = connect(&args.at, Role::List, by)?;
-    let list: GuestList = FrameReader::new(stream).read(Some(by)).map_err(|error| no_answer(&args.at, &error))?;
+    let stream = connect(&args.at, &Role::List, by)?;
+    let list: GuestList =
+        FrameReader::new(stream).read(Some(by)).map_err(|error| no_answer(&args.at, &error))?;
     if args.json {
         return print_json(&list);
     }
@@ -55,14 +56,24 @@ pub(super) fn vcpu(args: &VcpuArgs) -> Result<u8, Failure> {
 }
 
 fn list_vcpus(query: &QueryArgs) -> Result<u8, Failure> {
-    let Answer::Vcpus(vcpus) = ask(&query.at, query.guest.as_ref(), Ask::Vcpus)? else { return Err(confused()) };
+    let Answer::Vcpus(vcpus) = ask(&query.at, query.guest.as_ref(), &Ask::Vcpus)? else {
+        return Err(confused());
+    };
     if query.json {
         return print_json(&vcpus);
     }
     let mut table = Table::new(&["VCPU", "APIC", "NODE", "MOVES", "LAST BLACKOUT", "WORST BLACKOUT"]);
     for VcpuStats { vcpu, apic_id, node, moves, last_blackout_us, worst_blackout_us } in vcpus {
-        let [last, worst] = [last_blackout_us, worst_blackout_us].map(|us| if us > 0 { micros(us) } else { "-".into() });
-        table.row([vcpu.to_string(), apic_id.to_string(), node.0.to_string(), moves.to_string(), last, worst]);
+        let [last, worst] =
+            [last_blackout_us, worst_blackout_us].map(|us| if us > 0 { micros(us) } else { "-".into() });
+        table.row([
+            vcpu.to_string(),
+            apic_id.to_string(),
+            node.0.to_string(),
+            moves.to_string(),
+            last,
+            worst,
+        ]);
     }
     print(&table.to_string())
 }
@@ -70,7 +81,9 @@ fn list_vcpus(query: &QueryArgs) -> Result<u8, Failure> {
 fn move_vcpu(order: &MoveArgs) -> Result<u8, Failure> {
     let query = &order.query;
     let question = Ask::Move { vcpu: order.vcpu, to: order.to.clone() };
-    let Answer::Moved(moved) = ask(&query.at, query.guest.as_ref(), question)? else { return Err(confused()) };
+    let Answer::Moved(moved) = ask(&query.at, query.guest.as_ref(), &question)? else {
+        return Err(confused());
+    };
     if query.json {
         return print_json(&moved);
     }
@@ -80,7 +93,9 @@ fn move_vcpu(order: &MoveArgs) -> Result<u8, Failure> {
 
 /// Prints the figures of all nodes of a guest.
 pub(super) fn stats(query: &QueryArgs) -> Result<u8, Failure> {
-    let Answer::Stats(stats) = ask(&query.at, query.guest.as_ref(), Ask::Stats)? else { return Err(confused()) };
+    let Answer::Stats(stats) = ask(&query.at, query.guest.as_ref(), &Ask::Stats)? else {
+        return Err(confused());
+    };
     match query.json {
         true => print_json(&*stats),
         false => print(&describe(&stats)),
@@ -89,7 +104,7 @@ pub(super) fn stats(query: &QueryArgs) -> Result<u8, Failure> {
 
 /// Stops a guest.
 pub(super) fn stop(args: &StopArgs) -> Result<u8, Failure> {
-    match ask(&args.at, args.guest.as_ref(), Ask::Stop)? {
+    match ask(&args.at, args.guest.as_ref(), &Ask::Stop)? {
         Answer::Stopping => Ok(0),
         _ => Err(confused()),
     }
@@ -99,10 +114,21 @@ fn describe(stats: &GuestStats) -> String {
     let seconds = Duration::from_millis(stats.running_ms).as_secs_f64();
     let mut text = format!("guest {}, running for {seconds:.1} s\n\n", stats.guest);
     let mut nodes = Table::new(&[
-        "NODE", "HOST", "VCPUS", "OWNED", "COPIES", "RESIDENT", "SENT", "RECEIVED", "RELAYED", "FORWARDED", "SKEW",
+        "NODE",
+        "HOST",
+        "VCPUS",
+        "OWNED",
+        "COPIES",
+        "RESIDENT",
+        "SENT",
+        "RECEIVED",
+        "RELAYED",
+        "FORWARDED",
+        "SKEW",
     ]);
     let mut faults = Table::new(&["NODE", "FAULT", "COUNT", "MEAN", "P50", "P99", "MAX"]);
-    let mut moves = Table::new(&["NODE", "MOVES IN", "BLACKOUT P50", "P99", "MAX", "MOVES OUT", "FAILED", "STATE SENT"]);
+    let mut moves =
+        Table::new(&["NODE", "MOVES IN", "BLACKOUT P50", "P99", "MAX", "MOVES OUT", "FAILED", "STATE SENT"]);
     for node in &stats.nodes {
         let number = node.node.0.to_string();
         let vcpus: Vec<String> = node.vcpus.iter().map(|vcpu| vcpu.vcpu.to_string()).collect();
@@ -127,8 +153,10 @@ fn describe(stats: &GuestStats) -> String {
         }
         let moved = node.moves;
         if moved != MoveStats::default() {
-            let [p50, p99, max] = [moved.blackout_p50_us, moved.blackout_p99_us, moved.blackout_max_us].map(micros);
-            let [arrived, left, failed] = [moved.arrived, moved.left, moved.failed].map(|count| count.to_string());
+            let [p50, p99, max] =
+                [moved.blackout_p50_us, moved.blackout_p99_us, moved.blackout_max_us].map(micros);
+            let [arrived, left, failed] =
+                [moved.arrived, moved.left, moved.failed].map(|count| count.to_string());
             moves.row([number, arrived, p50, p99, max, left, failed, table::bytes(moved.bytes_sent)]);
         }
     }
@@ -147,10 +175,10 @@ fn micros(us: u64) -> String {
     format!("{us} us")
 }
 
-fn connect(at: &HostArgs, role: Role, by: Instant) -> Result<std::net::TcpStream, Failure> {
+fn connect(at: &HostArgs, role: &Role, by: Instant) -> Result<std::net::TcpStream, Failure> {
     socket::dial(&at.host, role, by).map_err(|error| match error {
         crate::control::hello::HelloError::Refused(why) => Failure::new(why),
-        error => LaunchError::unreachable(at.host.to_string(), &error).into(),
+        error => LaunchError::unreachable(&at.host.to_string(), &error).into(),
     })
 }
 
@@ -162,10 +190,10 @@ fn confused() -> Failure {
     Failure::new("the guest answered something else: is this the same version of tessera?")
 }
 
-fn ask(at: &HostArgs, guest: Option<&GuestName>, ask: Ask) -> Result<Answer, Failure> {
-    let stream = connect(at, Role::Cli { guest: guest.cloned() }, Instant::now() + HELLO_LIMIT)?;
+fn ask(at: &HostArgs, guest: Option<&GuestName>, ask: &Ask) -> Result<Answer, Failure> {
+    let stream = connect(at, &Role::Cli { guest: guest.cloned() }, Instant::now() + HELLO_LIMIT)?;
     let mut writer = &stream;
-    frame::write(&mut writer, &ask).map_err(|error| no_answer(at, &error))?;
+    frame::write(&mut writer, ask).map_err(|error| no_answer(at, &error))?;
     let outcome: Outcome = FrameReader::new(&stream)
         .read(Some(Instant::now() + ANSWER_LIMIT))
         .map_err(|error| no_answer(at, &error))?;

@@ -28,7 +28,10 @@ pub(super) fn node(args: &NodeArgs, worker_arguments: Vec<String>) -> Result<u8,
     };
     let daemon = Daemon::bind(&options, Box::new(ProcessSpawner::this_program(worker_arguments)))?;
     if options.exposure == Exposure::Public && !daemon.address().ip().is_loopback() {
-        warn!("nodes do not authenticate each other yet: whoever reaches {} can run guests here", daemon.address());
+        warn!(
+            "nodes do not authenticate each other yet: whoever reaches {} can run guests here",
+            daemon.address()
+        );
     }
     info!("listening on {}", daemon.address());
     let stopper = daemon.stopper();
@@ -59,7 +62,8 @@ pub(super) fn worker(args: &WorkerArgs) -> Result<u8, Failure> {
 
 /// A socket that the daemon left open for this process.
 fn inherited_socket(fd: RawFd) -> Result<OwnedFd, Failure> {
-    let not_ours = |why: &str| Failure::new(format!("a worker is started by `tessera node`, not by hand: {why}"));
+    let not_ours =
+        |why: &str| Failure::new(format!("a worker is started by `tessera node`, not by hand: {why}"));
     if fd < 3 {
         return Err(not_ours("a standard stream is no connection"));
     }

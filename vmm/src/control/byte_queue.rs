@@ -1,5 +1,5 @@
-//! A bounded queue of bytes between a producer that must not wait and a consumer that may be slow: a guest's console and
-//! whoever reads it.
+//! A bounded queue of bytes between a producer that must not wait and a consumer that may be slow: a guest's
+//! console and whoever reads it.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -8,7 +8,8 @@ use std::time::Duration;
 /// Most bytes that are taken at a time.
 const TAKEN_BYTES_MAX: usize = 32 << 10;
 
-/// A bounded queue of bytes. Putting never blocks; taking does, until there is something or the queue is closed.
+/// A bounded queue of bytes. Putting never blocks; taking does, until there is something or the queue is
+/// closed.
 #[derive(Debug)]
 pub struct ByteQueue {
     most: usize,
@@ -56,7 +57,8 @@ impl ByteQueue {
         self.changed.notify_all();
     }
 
-    /// Waits for the next bytes; `None` when the queue is closed and empty. Says with it that those before are dealt with.
+    /// Waits for the next bytes; `None` when the queue is closed and empty. Says with it that those before
+    /// are dealt with.
     pub fn take(&self) -> Option<Taken> {
         self.state().in_hand = false;
         self.changed.notify_all();

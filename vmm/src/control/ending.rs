@@ -13,7 +13,8 @@ pub const EXIT_RESET: u8 = 10;
 pub const EXIT_PANIC: u8 = 11;
 /// Exit status when a node was lost.
 pub const EXIT_NODE_LOST: u8 = 12;
-/// Exit status when somebody else stopped the guest: `tessera stop`, a daemon that was shut down, a signal to a worker.
+/// Exit status when somebody else stopped the guest: `tessera stop`, a daemon that was shut down, a signal to
+/// a worker.
 pub const EXIT_STOPPED: u8 = 13;
 /// Exit status when the launcher was interrupted.
 pub const EXIT_INTERRUPTED: u8 = 130;
@@ -98,7 +99,8 @@ impl EndCause {
         matches!(self, EndCause::PowerOff | EndCause::Reset | EndCause::Panic | EndCause::PayloadExit(_))
     }
 
-    /// The cause with texts cut to a bounded length and made one line, as a peer's cause must be before it is shown.
+    /// The cause with texts cut to a bounded length and made one line, as a peer's cause must be before it is
+    /// shown.
     #[must_use]
     pub fn tidied(mut self) -> Self {
         match &mut self {
@@ -201,7 +203,8 @@ mod tests {
         };
         assert_eq!(
             lost.to_string(),
-            "node b:7070 was lost (connection reset); it held 7 pages that no other node has: the guest is stopped"
+            "node b:7070 was lost (connection reset); it held 7 pages that no other node has: \
+             the guest is stopped"
         );
     }
 

@@ -1,7 +1,7 @@
 //! Frames: a length (u32, little endian), then that many bytes of postcard.
 //!
-//! A reader takes bytes only as they arrive, so that a peer which announces a large frame and sends nothing costs
-//! nothing, and it never reads behind the frame, so that a socket can change hands between two frames.
+//! A reader takes bytes only as they arrive, so that a peer which announces a large frame and sends nothing
+//! costs nothing, and it never reads behind the frame, so that a socket can change hands between two frames.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -173,7 +173,8 @@ impl<S: Stream> FrameReader<S> {
     /// The next frame, decoded. Waits for ever without a deadline.
     ///
     /// # Errors
-    /// [`FrameError::TimedOut`] leaves the reader usable; after every other error the connection is of no use.
+    /// [`FrameError::TimedOut`] leaves the reader usable; after every other error the connection is of no
+    /// use.
     pub fn read<T: DeserializeOwned>(&mut self, deadline: Option<Instant>) -> Result<T, FrameError> {
         decode(&self.read_body(deadline)?)
     }

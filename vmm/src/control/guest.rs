@@ -150,7 +150,10 @@ pub enum SpecError {
     #[error("{0} CPUID entries, the most is {KVM_MAX_CPUID_ENTRIES}")]
     Cpuid(usize),
     /// The command line is too long or holds a zero byte.
-    #[error("the kernel command line has {0} bytes or holds a zero byte; the most is {CMDLINE_BYTES_MAX} with its end")]
+    #[error(
+        "the kernel command line has {0} bytes or holds a zero byte; \
+         the most is {CMDLINE_BYTES_MAX} with its end"
+    )]
     Cmdline(usize),
     /// The lease is too long.
     #[error("a lease of {0} us is longer than {LEASE_US_MAX} us")]
@@ -194,7 +197,9 @@ impl GuestSpec {
             return Err(SpecError::Vcpus(self.vcpus.len()));
         }
         let mut used = BTreeSet::new();
-        if let Some(vcpu) = self.vcpus.iter().find(|vcpu| vcpu.apic_id > APIC_ID_MAX || !used.insert(vcpu.apic_id)) {
+        if let Some(vcpu) =
+            self.vcpus.iter().find(|vcpu| vcpu.apic_id > APIC_ID_MAX || !used.insert(vcpu.apic_id))
+        {
             return Err(SpecError::ApicId(vcpu.apic_id));
         }
         if self.cpuid.len() > KVM_MAX_CPUID_ENTRIES {

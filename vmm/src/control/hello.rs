@@ -1,7 +1,7 @@
 //! The first frame in each direction: who speaks which version, and what the connection is for.
 //!
-//! The magic and the version are fixed bytes in front of the postcard, so that every version understands them of
-//! every other: a difference is then told as such and not as garbage.
+//! The magic and the version are fixed bytes in front of the postcard, so that every version understands them
+//! of every other: a difference is then told as such and not as garbage.
 
 use std::io::Write;
 use std::time::Instant;
@@ -77,7 +77,10 @@ pub enum HelloError {
     #[error("not the protocol of Tessera")]
     Garbage,
     /// The other side is of another version.
-    #[error("it speaks protocol version {theirs}, this is version {PROTOCOL_VERSION}: install the same tessera everywhere")]
+    #[error(
+        "it speaks protocol version {theirs}, this is version {PROTOCOL_VERSION}: \
+         install the same tessera everywhere"
+    )]
     Version {
         /// Its version.
         theirs: u32,
@@ -127,8 +130,8 @@ fn read<T: DeserializeOwned>(reader: &mut FrameReader<impl Stream>, by: Instant)
 ///
 /// # Errors
 /// When the stream fails.
-pub fn send(stream: &mut impl Write, role: Role) -> Result<(), FrameError> {
-    let hello = encode(&role)?;
+pub fn send(stream: &mut impl Write, role: &Role) -> Result<(), FrameError> {
+    let hello = encode(role)?;
     Ok(stream.write_all(&hello)?)
 }
 

@@ -1,5 +1,5 @@
-//! Between a daemon and its workers: a local socket over which connections are handed on, and whose end tells each of
-//! the other's death.
+//! Between a daemon and its workers: a local socket over which connections are handed on, and whose end tells
+//! each of the other's death.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};

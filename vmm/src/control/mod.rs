@@ -1,6 +1,7 @@
 //! What crosses a connection between launcher, daemons, workers and the command line.
 //!
-//! Every connection starts with one [`hello::Role`] and one [`hello::Reply`]; what follows depends on the role:
+//! Every connection starts with one [`hello::Role`] and one [`hello::Reply`]; what follows depends on the
+//! role:
 //!
 //! ```text
 //! launcher -> worker   orders::Order      worker -> launcher   orders::Report
@@ -9,8 +10,9 @@
 //! launcher -> daemon   (nothing)          daemon -> launcher   crate::host::HostOffer, ask::GuestList
 //! ```
 //!
-//! All of them are [`frame`]s: a length, then postcard. Nothing in here trusts a length or a value that came from
-//! outside: a frame is refused before memory is taken for it, and a decoded value is checked by its `check`.
+//! All of them are [`frame`]s: a length, then postcard. Nothing in here trusts a length or a value that came
+//! from outside: a frame is refused before memory is taken for it, and a decoded value is checked by its
+//! `check`.
 
 pub mod address;
 pub mod ask;
@@ -24,3 +26,5 @@ pub mod orders;
 pub mod peer;
 pub mod socket;
 pub mod stats;
+#[cfg(test)]
+mod tests;

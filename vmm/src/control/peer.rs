@@ -46,6 +46,7 @@ pub enum PeerFrame {
         /// The answer.
         outcome: Box<Outcome>,
     },
-    /// The guest ends. Sent once by each node to each; who has got it from all need not fear to be taken for lost.
+    /// The guest ends. Sent once by each node to each; who has got it from all need not fear to be taken for
+    /// lost.
     Ending(EndCause),
 }

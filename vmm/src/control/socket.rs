@@ -1,5 +1,5 @@
-//! TCP connections as all parts here want them: without delay, with a short life after the other side's death, and
-//! dialled within a deadline.
+//! TCP connections as all parts here want them: without delay, with a short life after the other side's
+//! death, and dialled within a deadline.
 
 use std::io::{self, Write};
 use std::net::{Shutdown, TcpStream};
@@ -19,7 +19,8 @@ pub const DEAD_AFTER: Duration = Duration::from_secs(4);
 /// How long the other side may take to accept a connection and to answer a Hello.
 pub const HELLO_LIMIT: Duration = Duration::from_secs(5);
 
-/// Sends small frames at once, and notices within seconds when the other host is gone, even if nothing is sent.
+/// Sends small frames at once, and notices within seconds when the other host is gone, even if nothing is
+/// sent.
 ///
 /// # Errors
 /// When the operating system refuses an option.
@@ -33,7 +34,8 @@ pub fn tune(stream: &TcpStream) -> io::Result<()> {
 }
 
 /// As [`tune`], and gives up on data that is not acknowledged, or not taken by the other side's reader, for
-/// [`DEAD_AFTER`]. For connections between nodes; a launcher may be suspended by its user for longer than that.
+/// [`DEAD_AFTER`]. For connections between nodes; a launcher may be suspended by its user for longer than
+/// that.
 ///
 /// # Errors
 /// When the operating system refuses an option.
@@ -69,7 +71,7 @@ pub fn connect(address: &HostAddress, by: Instant) -> io::Result<TcpStream> {
 ///
 /// # Errors
 /// When it cannot be reached, is of another version, or refuses.
-pub fn dial(address: &HostAddress, role: Role, by: Instant) -> Result<TcpStream, HelloError> {
+pub fn dial(address: &HostAddress, role: &Role, by: Instant) -> Result<TcpStream, HelloError> {
     let io = |error| HelloError::Frame(FrameError::Io(error));
     let mut stream = connect(address, by).map_err(io)?;
     stream.set_write_timeout(Some(HELLO_LIMIT)).map_err(io)?;
@@ -113,11 +115,12 @@ impl FrameWriter {
         &self.socket
     }
 
-    /// Sends a frame. Blocks while the other side takes nothing, for as long as the socket's write limit says.
+    /// Sends a frame. Blocks while the other side takes nothing, for as long as the socket's write limit
+    /// says.
     ///
     /// # Errors
-    /// When the frame is too large, or the other side is lost. The connection is then ended, so that its reader learns of
-    /// it: part of a frame may be out, and nothing that followed could be understood.
+    /// When the frame is too large, or the other side is lost. The connection is then ended, so that its
+    /// reader learns of it: part of a frame may be out, and nothing that followed could be understood.
     pub fn send<T: Serialize>(&self, message: &T) -> Result<(), FrameError> {
         let bytes = frame::encode(message)?;
         let writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);

@@ -77,7 +77,8 @@ pub struct MoveStats {
     pub arrived: u64,
     /// vCPUs that left.
     pub left: u64,
-    /// Blackouts of those that came, from the last instruction there to the first one here: the median, in microseconds.
+    /// Blackouts of those that came, from the last instruction there to the first one here: the median, in
+    /// microseconds.
     pub blackout_p50_us: u64,
     /// 99 of 100 were not above this.
     pub blackout_p99_us: u64,

@@ -103,12 +103,11 @@ fn has(components: u64, index: u32) -> bool {
 /// One leaf from those of all hosts, of which there is at least one.
 fn level_leaf(same: &[&kvm_cpuid_entry2], rules: &[Rule; 4]) -> Result<kvm_cpuid_entry2, CpuidError> {
     let mut leaf = *same[0];
-    let registers: [(&str, fn(&kvm_cpuid_entry2) -> u32); 4] =
-        [("EAX", |l| l.eax), ("EBX", |l| l.ebx), ("ECX", |l| l.ecx), ("EDX", |l| l.edx)];
+    let registers = |leaf: &kvm_cpuid_entry2| [leaf.eax, leaf.ebx, leaf.ecx, leaf.edx];
     let mut result = [0; 4];
-    for ((result, (register, read)), rule) in result.iter_mut().zip(registers).zip(rules) {
-        let values: Vec<u32> = same.iter().map(|leaf| read(leaf)).collect();
-        *result = combine(*rule, &values).map_err(|(what, values)| CpuidError::Disagree {
+    for (i, register) in ["EAX", "EBX", "ECX", "EDX"].into_iter().enumerate() {
+        let values: Vec<u32> = same.iter().map(|leaf| registers(leaf)[i]).collect();
+        result[i] = combine(rules[i], &values).map_err(|(what, values)| CpuidError::Disagree {
             function: leaf.function,
             index: leaf.index,
             register,

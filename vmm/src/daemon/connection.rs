@@ -66,7 +66,9 @@ fn create(shared: &Shared, stream: TcpStream, guest: GuestId, name: GuestName) {
     match shared.guests.reserve(guest, name) {
         Ok(reservation) => {
             let request = SpawnRequest { reservation, launcher: stream };
-            if let Err(SendError(SpawnerOrder::Start(request))) = shared.spawner.send(SpawnerOrder::Start(request)) {
+            if let Err(SendError(SpawnerOrder::Start(request))) =
+                shared.spawner.send(SpawnerOrder::Start(request))
+            {
                 refuse(&request.launcher, "this daemon is shutting down".into());
             }
         }

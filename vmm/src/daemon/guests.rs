@@ -99,8 +99,8 @@ impl Guests {
         self.most.saturating_sub(self.table().entries.len()) as u32
     }
 
-    /// Takes a place for a guest; an error is the line for who asked. One that is about to become free is waited for: after a
-    /// reset the launcher comes back faster than the old worker is gone.
+    /// Takes a place for a guest; an error is the line for who asked. One that is about to become free is
+    /// waited for: after a reset the launcher comes back faster than the old worker is gone.
     pub fn reserve(self: &Arc<Self>, id: GuestId, name: GuestName) -> Result<Reservation, String> {
         let begin = Instant::now();
         let mut table = self.table();
@@ -126,10 +126,15 @@ impl Guests {
             return Err("this guest already has a node here: name each daemon once in --hosts".into());
         }
         if table.entries.iter().any(|entry| entry.name == *name) {
-            return Err(format!("a guest named {name} already runs here: choose another --name or stop that one"));
+            return Err(format!(
+                "a guest named {name} already runs here: choose another --name or stop that one"
+            ));
         }
         if table.entries.len() >= self.most {
-            return Err(format!("this daemon already runs {} guests, the most that --max-guests allows", self.most));
+            return Err(format!(
+                "this daemon already runs {} guests, the most that --max-guests allows",
+                self.most
+            ));
         }
         Ok(())
     }
@@ -330,13 +335,13 @@ mod tests {
     #[test]
     fn users_are_told_which_guest_is_lost_and_how() {
         let guests = Arc::new(Guests::new(2));
-        assert_eq!(guests.by_name(None).err().expect("none"), "no guest runs here");
+        assert_eq!(guests.by_name(None).expect_err("none"), "no guest runs here");
         let lost = LostGuest { name: name("a"), how: "worker 7 was killed by signal 9".into() };
         guests.forget(GuestId(1), Some(lost));
-        let why = guests.by_name(Some(&name("a"))).err().expect("lost");
+        let why = guests.by_name(Some(&name("a"))).expect_err("lost");
         assert_eq!(why, "guest a was lost: worker 7 was killed by signal 9");
-        assert!(guests.by_name(None).err().expect("none").ends_with("was killed by signal 9"));
-        assert_eq!(guests.by_name(Some(&name("b"))).err().expect("none"), "no guest named b runs here");
+        assert!(guests.by_name(None).expect_err("none").ends_with("was killed by signal 9"));
+        assert_eq!(guests.by_name(Some(&name("b"))).expect_err("none"), "no guest named b runs here");
         for i in 0..100 {
             guests.forget(GuestId(1), Some(LostGuest { name: name("x"), how: i.to_string() }));
         }

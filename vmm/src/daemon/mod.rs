@@ -1,7 +1,8 @@
 //! The daemon of a host: one port, over which launchers, other nodes and users come.
 //!
-//! It runs no guest itself. Each guest has a [worker](crate::worker) process, so that a guest that goes wrong takes nothing with
-//! it; the daemon only hands connections on, keeps the list of guests and notices when a worker dies.
+//! It runs no guest itself. Each guest has a [worker](crate::worker) process, so that a guest that goes wrong
+//! takes nothing with it; the daemon only hands connections on, keeps the list of guests and notices when a
+//! worker dies.
 //!
 //! ```text
 //! accept -> thread: Hello (bounded, 5 s) -> Offer, List: answered here
@@ -9,8 +10,8 @@
 //!                                        -> Peer, Cli: handed to the worker over its lifeline
 //! worker exits -> its waiter thread: log, list of lost guests
 //! ```
-//! Workers are started by one thread that lives as long as the daemon, because the kernel ties the death signal of a child
-//! to the *thread* that made it.
+//! Workers are started by one thread that lives as long as the daemon, because the kernel ties the death signal
+//! of a child to the *thread* that made it.
 
 mod connection;
 mod guests;
@@ -75,8 +76,9 @@ pub enum DaemonError {
     Address(#[from] AddressError),
     /// The address is public and nobody said that this is meant.
     #[error(
-        "{0} can be reached from other machines, and nodes do not authenticate each other yet: whoever reaches the port can run \
-         guests here and read their memory. If the network is trusted, add --public"
+        "{0} can be reached from other machines, and nodes do not authenticate each other yet: \
+         whoever reaches the port can run guests here and read their memory. \
+         If the network is trusted, add --public"
     )]
     Public(String),
     /// A thread cannot be started.

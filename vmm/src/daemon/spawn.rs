@@ -14,8 +14,8 @@ use crate::control::lifeline::Lifeline;
 
 /// Starts workers.
 pub trait WorkerSpawner: Send + Sync {
-    /// Starts one, which takes over the launcher's connection and its end of the lifeline. The worker dies with the
-    /// thread that calls this.
+    /// Starts one, which takes over the launcher's connection and its end of the lifeline. The worker dies
+    /// with the thread that calls this.
     ///
     /// # Errors
     /// When the worker cannot be started.

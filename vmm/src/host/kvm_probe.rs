@@ -34,8 +34,8 @@ pub(super) fn probe(kind: KvmKind) -> Result<KvmFacts, KvmProblem> {
     Ok(KvmFacts { kind, tsc_khz, cpuid: cpuid.as_slice().to_vec() })
 }
 
-/// Why a worker could not track pages, if it could not. The faults of KVM itself must be seen too, so user-mode-only
-/// tracking is not enough.
+/// Why a worker could not track pages, if it could not. The faults of KVM itself must be seen too, so
+/// user-mode-only tracking is not enough.
 pub(super) fn tracking_problem() -> Option<String> {
     // SAFETY: the system call takes no pointers; the result is checked before it is used as a descriptor.
     let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | libc::O_NONBLOCK) };

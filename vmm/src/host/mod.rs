@@ -59,7 +59,10 @@ pub enum KvmProblem {
     #[error("there is no /dev/kvm: load kvm_intel or kvm_amd, and turn on virtualization in the firmware")]
     Missing,
     /// The daemon's user may not open it.
-    #[error("no permission to open /dev/kvm: add the daemon's user to the group that owns it (usually `usermod -aG kvm USER`)")]
+    #[error(
+        "no permission to open /dev/kvm: add the daemon's user to the group that owns it \
+         (usually `usermod -aG kvm USER`)"
+    )]
     Permission,
     /// It lacks something that Tessera builds on.
     #[error("its KVM lacks {0}: use a newer kernel")]
@@ -69,9 +72,16 @@ pub enum KvmProblem {
     Other(String),
 }
 
-/// Gathers what this host has to offer. What cannot be read is left empty, but for KVM, whose problem is told.
+/// Gathers what this host has to offer. What cannot be read is left empty, but for KVM, whose problem is
+/// told.
 pub fn offer(guests_free: u32) -> HostOffer {
     offer_from(Path::new("/"), guests_free)
+}
+
+/// Whether this host's KVM shadows the guest's page tables, so that what it made from one must be dropped
+/// when the page leaves.
+pub fn shadows_page_tables() -> bool {
+    modules::judge(Path::new("/")).shadows_page_tables()
 }
 
 /// As [`offer`], with `/proc` and `/sys` below `root`.

@@ -1,9 +1,9 @@
 //! Which KVM module is loaded, and whether its parameters suit a guest that spans hosts.
 //!
-//! Hardware that keeps accessed and dirty bits in nested page tables walks the guest's own page tables with write
-//! access. Each read of a table page then is a write to it, and two hosts pull the kernel's table pages to and fro for
-//! ever. AMD's nested paging always does so (only `npt=0` turns it off); Intel's does with `eptad=1`; shadow paging and software
-//! KVMs never do.
+//! Hardware that keeps accessed and dirty bits in nested page tables walks the guest's own page tables with
+//! write access. Each read of a table page then is a write to it, and two hosts pull the kernel's table pages
+//! to and fro for ever. AMD's nested paging always does so (only `npt=0` turns it off); Intel's does with
+//! `eptad=1`; shadow paging and software KVMs never do.
 
 use std::fmt;
 use std::path::Path;
@@ -62,6 +62,17 @@ impl KvmKind {
             KvmKind::Amd { npt: None } | KvmKind::Intel { eptad: None, .. } | KvmKind::Unknown => {
                 TableWrites::Unknown
             }
+        }
+    }
+}
+
+impl KvmKind {
+    /// Whether KVM shadows the guest's page tables (or may: nobody knows better of an unknown one).
+    pub fn shadows_page_tables(self) -> bool {
+        match self {
+            KvmKind::Amd { npt } => npt != Some(true),
+            KvmKind::Intel { ept, .. } => ept != Some(true),
+            KvmKind::Software | KvmKind::Unknown => true,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Signals that end a process, taken one at a time by a thread that waits for them.
 //!
-//! They are blocked in all threads, so that nothing is interrupted half-way and no code runs in a signal handler.
+//! They are blocked in all threads, so that nothing is interrupted half-way and no code runs in a signal
+//! handler.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -14,8 +15,8 @@ pub enum EndSignal {
     Terminate,
 }
 
-/// Blocks SIGINT, SIGTERM and SIGHUP in this thread and in those that it starts from now on. Call it before any
-/// thread is started.
+/// Blocks SIGINT, SIGTERM and SIGHUP in this thread and in those that it starts from now on. Call it before
+/// any thread is started.
 ///
 /// # Errors
 /// When the operating system refuses.
@@ -58,8 +59,8 @@ pub fn watch(mut act: impl FnMut(EndSignal) + Send + 'static) -> io::Result<()> 
 
 fn ending_set() -> libc::sigset_t {
     let mut set = MaybeUninit::uninit();
-    // SAFETY: sigemptyset initialises the set that it is given, and sigaddset gets an initialised one; neither fails for
-    // signals that exist.
+    // SAFETY: sigemptyset initialises the set that it is given, and sigaddset gets an initialised one;
+    // neither fails for signals that exist.
     unsafe {
         libc::sigemptyset(set.as_mut_ptr());
         for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {

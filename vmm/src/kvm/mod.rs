@@ -1,9 +1,11 @@
 //! This host's KVM, set up for one guest.
 
+mod eraser;
 mod kick;
 mod private;
 mod vm;
 
+pub use eraser::ShadowEraser;
 pub use kick::{KickError, Kicker};
 pub use vm::{KvmError, PrivateError, Vm};
 

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use rustix::mm::{mmap_anonymous, munmap, MapFlags, ProtFlags};
+use rustix::mm::{madvise, mmap_anonymous, munmap, Advice, MapFlags, ProtFlags};
 
 /// A page-aligned piece of anonymous memory.
 #[derive(Debug)]
@@ -11,7 +11,7 @@ pub struct PrivateMemory {
     bytes: usize,
 }
 
-// SAFETY: after `new` nobody in this process reads or writes the memory; the guest does, on its own terms.
+// SAFETY: the memory is only written through `write`, whose caller sees to it that nobody else does at that time.
 unsafe impl Send for PrivateMemory {}
 // SAFETY: as above.
 unsafe impl Sync for PrivateMemory {}
@@ -24,11 +24,28 @@ impl PrivateMemory {
     pub fn new(bytes: usize, fill: impl FnOnce(&mut [u8])) -> io::Result<Self> {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new anonymous mapping overlaps nothing.
-        let start = unsafe { mmap_anonymous(std::ptr::null_mut(), bytes, protection, MapFlags::PRIVATE) }?
+        let start = unsafe { mmap_anonymous(std::ptr::null_mut(), bytes, protection, MapFlags::PRIVATE | MapFlags::NORESERVE) }?
             .cast::<u8>();
         // SAFETY: the mapping is `bytes` long, zeroed, and nobody else knows it yet.
         fill(unsafe { std::slice::from_raw_parts_mut(start, bytes) });
         Ok(PrivateMemory { start, bytes })
+    }
+
+    /// Writes `bytes` at `at`. The guest side must not use them meanwhile.
+    ///
+    /// # Panics
+    /// If they lie outside.
+    pub fn write(&self, at: usize, bytes: &[u8]) {
+        assert!(at + bytes.len() <= self.bytes, "a write of {} bytes at {at} is outside", bytes.len());
+        // SAFETY: inside the mapping, and bytes from elsewhere do not overlap it.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.start.add(at), bytes.len()) };
+    }
+
+    /// Gives the memory back to the host; it reads as zero then.
+    pub fn give_back(&self) {
+        // SAFETY: the mapping is ours, anonymous, and nothing in it is wanted any more.
+        let given = unsafe { madvise(self.start.cast(), self.bytes, Advice::LinuxDontNeed) };
+        debug_assert!(given.is_ok(), "giving back our own mapping cannot fail");
     }
 
     /// Where it stands in this process.

@@ -1,7 +1,7 @@
 //! The VM: local APICs in the kernel, IOAPIC in the VMM, memory slots.
 
 use kvm_bindings::{
-    kvm_enable_cap, kvm_msi, kvm_userspace_memory_region, CpuId, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API,
+    kvm_enable_cap, kvm_msi, kvm_userspace_memory_region, CpuId, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_CAP_X86_SMM,
     KVM_CAP_XSAVE2, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS,
 };
 use std::sync::Arc;
@@ -23,6 +23,8 @@ const IDENTITY_MAP_ADDRESS: u64 = 0xfffb_c000;
 const IOAPIC_PINS: u64 = 24;
 /// APIC base MSR: address, global enable, x2APIC (SDM 3A 11.12.1).
 const APIC_BASE_X2APIC: u64 = 0xfee0_0c00;
+/// APIC base MSR: the address alone.
+const APIC_OFF: u64 = 0xfee0_0000;
 /// APIC base MSR: this is the boot processor.
 const APIC_BASE_BSP: u64 = 0x100;
 /// x2APIC software enable with spurious vector 255.
@@ -50,6 +52,9 @@ pub enum KvmError {
         /// The kernel's answer.
         source: errno::Error,
     },
+    /// The vCPU that erases shadows of page tables did something else.
+    #[error("erasing the shadow of a page table went wrong: {0}")]
+    Eraser(String),
     /// A vCPU's registers could not be set.
     #[error(transparent)]
     Context(#[from] context::ContextError),
@@ -78,7 +83,7 @@ pub struct Vm {
     xsave_bytes: usize,
     slots: u32,
     // Below `fd`: what the VM maps is dropped after its file.
-    private: Vec<PrivateMemory>,
+    private: Vec<Arc<PrivateMemory>>,
     guest: Option<Arc<NodeMemory>>,
 }
 
@@ -134,8 +139,18 @@ impl Vm {
     /// # Errors
     /// When KVM refuses the slot.
     pub unsafe fn add_memory(&mut self, gpa: u64, bytes: u64, hva: u64) -> Result<(), KvmError> {
+        // SAFETY: the caller's promise.
+        unsafe { self.add_slot(0, gpa, bytes, hva) }
+    }
+
+    /// As [`Vm::add_memory`], in one of KVM's address spaces.
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn add_slot(&mut self, space: u32, gpa: u64, bytes: u64, hva: u64) -> Result<(), KvmError> {
         let region = kvm_userspace_memory_region {
-            slot: self.slots,
+            // Bits 16 to 31 of the slot name the address space.
+            slot: self.slots | space << 16,
             flags: 0,
             guest_phys_addr: gpa,
             memory_size: bytes,
@@ -162,11 +177,44 @@ impl Vm {
         bytes: usize,
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<(), PrivateError> {
-        let memory = PrivateMemory::new(bytes, fill).map_err(PrivateError::Memory)?;
+        self.add_private_in(0, gpa, bytes, fill).map(drop)
+    }
+
+    /// As [`Vm::add_private`], in one of KVM's address spaces.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn add_private_in(
+        &mut self,
+        space: u32,
+        gpa: u64,
+        bytes: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<Arc<PrivateMemory>, PrivateError> {
+        let memory = Arc::new(PrivateMemory::new(bytes, fill).map_err(PrivateError::Memory)?);
         // SAFETY: `self.private` keeps the mapping until after the VM's file is closed.
-        unsafe { self.add_memory(gpa, bytes as u64, memory.hva()) }?;
-        self.private.push(memory);
-        Ok(())
+        unsafe { self.add_slot(space, gpa, bytes as u64, memory.hva()) }?;
+        self.private.push(Arc::clone(&memory));
+        Ok(memory)
+    }
+
+    /// Whether KVM has a second address space, for system management mode.
+    pub fn has_second_address_space(&self) -> bool {
+        self.kvm.check_extension_raw(KVM_CAP_X86_SMM.into()) > 0
+    }
+
+    /// Makes a vCPU of our own, which is not one of the guest's: its local APIC stays switched off, so that no
+    /// interrupt of the guest reaches it.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub(super) fn create_helper(&self, id: u32, cpuid: &CpuId) -> Result<VcpuFd, KvmError> {
+        let vcpu = call("KVM_CREATE_VCPU", self.fd.create_vcpu(id.into()))?;
+        call("KVM_SET_CPUID2", vcpu.set_cpuid2(cpuid))?;
+        let mut sregs = call("KVM_GET_SREGS", vcpu.get_sregs())?;
+        sregs.apic_base = APIC_OFF;
+        call("KVM_SET_SREGS", vcpu.set_sregs(&sregs))?;
+        Ok(vcpu)
     }
 
     /// Makes a vCPU: x2APIC on from the start, its APIC enabled so that a proxy takes interrupts, waiting for

@@ -92,9 +92,11 @@ impl LaunchError {
     }
 
     /// That `host` could not be asked something.
-    pub fn unreachable(host: String, error: &HelloError) -> LaunchError {
+    pub fn unreachable(host: &str, error: &HelloError) -> LaunchError {
         let problem = match error {
-            HelloError::Frame(error) => format!("cannot be reached: {error}; is `tessera node` running there?"),
+            HelloError::Frame(error) => {
+                format!("cannot be reached: {error}; is `tessera node` running there?")
+            }
             HelloError::Garbage => "answers, but not as a Tessera node: is it the right port?".into(),
             HelloError::Version { .. } => format!("runs another version: {error}"),
             HelloError::Refused(why) => format!("refuses: {why}"),
@@ -103,12 +105,15 @@ impl LaunchError {
         LaunchError::Host { host: format!("host {host}"), problem }
     }
 
-    /// The same, when the only host is this machine, whose daemon has an address that means nothing to the user.
+    /// The same, when the only host is this machine, whose daemon has an address that means nothing to the
+    /// user.
     #[must_use]
     pub(super) fn on_this_machine(self) -> LaunchError {
         match self {
             LaunchError::Host { problem, .. } => LaunchError::Host { host: "this machine".into(), problem },
-            LaunchError::Stage { stage, why, .. } => LaunchError::Stage { host: "this machine".into(), stage, why },
+            LaunchError::Stage { stage, why, .. } => {
+                LaunchError::Stage { host: "this machine".into(), stage, why }
+            }
             other => other,
         }
     }

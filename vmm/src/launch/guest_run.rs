@@ -142,7 +142,9 @@ impl<'a> GuestRun<'a> {
         let by = Instant::now() + stage.limit();
         while let Some(&first) = waiting.first() {
             match self.next_report(stage, first, by)? {
-                (node, Report::Reached(reached)) if reached == stage => waiting.retain(|&other| other != node),
+                (node, Report::Reached(reached)) if reached == stage => {
+                    waiting.retain(|&other| other != node)
+                }
                 (node, _) => return Err(self.failure(node, stage, "it answered out of turn".into())),
             }
         }
@@ -175,7 +177,12 @@ impl<'a> GuestRun<'a> {
     }
 
     /// The next thing that a node says. `missing` is the node to blame when nobody says anything.
-    fn next_report(&self, stage: Stage, missing: NodeId, by: Instant) -> Result<(NodeId, Report), LaunchError> {
+    fn next_report(
+        &self,
+        stage: Stage,
+        missing: NodeId,
+        by: Instant,
+    ) -> Result<(NodeId, Report), LaunchError> {
         loop {
             match self.events.recv_timeout(by.saturating_duration_since(Instant::now())) {
                 Ok(Event::Signal(_)) => return Err(LaunchError::Interrupted),
@@ -185,7 +192,11 @@ impl<'a> GuestRun<'a> {
                     report => return Ok((node, report)),
                 },
                 Ok(Event::Lost { guest, node, how }) if guest == self.id => {
-                    return Err(self.failure(node, stage, format!("its worker was lost before it was {stage} ({how})")));
+                    return Err(self.failure(
+                        node,
+                        stage,
+                        format!("its worker was lost before it was {stage} ({how})"),
+                    ));
                 }
                 Ok(_) => {}
                 Err(RecvTimeoutError::Timeout) => {
@@ -198,7 +209,8 @@ impl<'a> GuestRun<'a> {
     }
 
     fn failure(&self, node: NodeId, stage: Stage, why: String) -> LaunchError {
-        let host = self.sessions.get(node.index()).map_or_else(|| node.to_string(), |session| session.host.clone());
+        let host =
+            self.sessions.get(node.index()).map_or_else(|| node.to_string(), |session| session.host.clone());
         let host = format!("host {host}");
         LaunchError::Stage { host, stage, why }
     }

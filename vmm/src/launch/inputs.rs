@@ -134,7 +134,8 @@ fn has_pvh_note(head: &[u8]) -> bool {
     let first = long(32).and_then(|at| usize::try_from(at).ok()).unwrap_or(usize::MAX);
     (0..usize::from(count)).any(|i| {
         let Some(header) = first.checked_add(i * PROGRAM_HEADER_BYTES) else { return false };
-        let (kind, offset, bytes) = (word(header), long(header.saturating_add(8)), long(header.saturating_add(32)));
+        let (kind, offset, bytes) =
+            (word(header), long(header.saturating_add(8)), long(header.saturating_add(32)));
         let (Some(PT_NOTE), Some(offset), Some(bytes)) = (kind, offset, bytes) else { return false };
         let start = usize::try_from(offset).unwrap_or(usize::MAX).min(head.len());
         let end = start.saturating_add(usize::try_from(bytes).unwrap_or(usize::MAX)).min(head.len());
@@ -206,7 +207,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_header_panics(mut head in proptest::collection::vec(any::<u8>(), 0..600), elf in any::<bool>()) {
+        fn no_header_panics(
+            mut head in proptest::collection::vec(any::<u8>(), 0..600), elf in any::<bool>(),
+        ) {
             if elf && head.len() > 20 {
                 head[..6].copy_from_slice(b"\x7fELF\x02\x01");
                 head[16..20].copy_from_slice(&[2, 0, 62, 0]);

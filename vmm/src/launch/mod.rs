@@ -1,5 +1,5 @@
-//! `tessera run`: looks at everything that can be looked at before a host is touched, asks the hosts what they have,
-//! makes the plan, brings the guest up, and is its console until it ends.
+//! `tessera run`: looks at everything that can be looked at before a host is touched, asks the hosts what
+//! they have, makes the plan, brings the guest up, and is its console until it ends.
 
 mod error;
 mod guest_run;
@@ -113,7 +113,8 @@ fn describe(plan: &Plan) {
     let spec = plan.template();
     for (index, host) in spec.hosts.iter().enumerate() {
         let here = |node: tessera_dsm::NodeId| node.index() == index;
-        let pages: u64 = spec.layout.regions().iter().filter(|region| here(region.home)).map(|r| r.pages).sum();
+        let pages: u64 =
+            spec.layout.regions().iter().filter(|region| here(region.home)).map(|r| r.pages).sum();
         let vcpus = spec.vcpus.iter().filter(|vcpu| here(vcpu.node)).count();
         info!("node {index} on {}: {} MiB, {vcpus} vCPUs", host.address, pages >> 8);
     }
@@ -174,7 +175,9 @@ fn conclude(request: &RunRequest, plan: &Plan, lives: &[Outcome]) -> u8 {
 
 fn made_up_name() -> Result<GuestName, LaunchError> {
     let id = crate::control::guest::GuestId::random().map_err(LaunchError::local("cannot make up a name"))?;
-    format!("guest-{id}").parse().map_err(|_| LaunchError::Options("cannot make up a name: give --name".into()))
+    format!("guest-{id}")
+        .parse()
+        .map_err(|_| LaunchError::Options("cannot make up a name: give --name".into()))
 }
 
 /// The daemon of a guest that runs on this machine alone.

@@ -26,13 +26,15 @@ pub fn check_request(request: &RunRequest) -> Result<(), LaunchError> {
     if nodes > NODES_MAX {
         return Err(LaunchError::Options(format!("--hosts names {nodes} hosts; the most is {NODES_MAX}")));
     }
-    if let Some(twice) = request.hosts.iter().enumerate().find(|(i, host)| request.hosts[..*i].contains(host)) {
+    if let Some(twice) = request.hosts.iter().enumerate().find(|(i, host)| request.hosts[..*i].contains(host))
+    {
         return Err(LaunchError::Options(format!("--hosts names {} twice", twice.1)));
     }
     vcpus_per_node(&request.cpus, nodes)?;
     let total = total_bytes(&request.memory, nodes)?;
-    boot::layout_for(total, nodes)
-        .map_err(|_| LaunchError::Options(format!("--memory: {total} bytes cannot be shared by {nodes} hosts")))?;
+    boot::layout_for(total, nodes).map_err(|_| {
+        LaunchError::Options(format!("--memory: {total} bytes cannot be shared by {nodes} hosts"))
+    })?;
     Ok(())
 }
 
@@ -72,7 +74,8 @@ pub fn make(
     Ok(Plan { template })
 }
 
-/// A payload reads no ACPI tables: its command line says what it must know. The user's own words come last, and count.
+/// A payload reads no ACPI tables: its command line says what it must know. The user's own words come last,
+/// and count.
 fn payload_cmdline(user: &str, spec: &GuestSpec) -> String {
     let ids: Vec<String> = spec.vcpus.iter().map(|vcpu| vcpu.apic_id.to_string()).collect();
     format!("apic={} tsc_khz={} {user}", ids.join(","), spec.tsc_khz)
@@ -160,7 +163,8 @@ fn layout(memory: &MemoryRequest, hosts: &[Surveyed]) -> Result<Layout, LaunchEr
     // Nodes on one machine draw on the same memory.
     for (i, host) in hosts.iter().enumerate() {
         let same = |other: &&Surveyed| other.offer.boot_id == host.offer.boot_id;
-        let wanted: u64 = hosts.iter().zip(&shares).filter(|(other, _)| same(other)).map(|(_, share)| share).sum();
+        let wanted: u64 =
+            hosts.iter().zip(&shares).filter(|(other, _)| same(other)).map(|(_, share)| share).sum();
         if wanted > free[i] {
             return Err(short_of_memory(total, wanted, host, hosts));
         }
@@ -171,8 +175,11 @@ fn layout(memory: &MemoryRequest, hosts: &[Surveyed]) -> Result<Layout, LaunchEr
 fn short_of_memory(total: u64, wanted: u64, host: &Surveyed, hosts: &[Surveyed]) -> LaunchError {
     let mib = |bytes: u64| bytes >> 20;
     if hosts.len() == 1 {
-        let problem =
-            format!("has {} MiB of memory free, the guest needs {} MiB", mib(host.offer.memory_free_bytes), mib(total));
+        let problem = format!(
+            "has {} MiB of memory free, the guest needs {} MiB",
+            mib(host.offer.memory_free_bytes),
+            mib(total)
+        );
         return LaunchError::Host { host: format!("host {}", host.address), problem };
     }
     let have: Vec<String> = hosts
@@ -219,7 +226,8 @@ pub fn dropped_features(hosts: &[Surveyed]) -> Vec<String> {
             let leaf = host.kvm.cpuid.iter().find(|leaf| leaf.function == function && leaf.index == index);
             leaf.is_some_and(|leaf| [leaf.eax, leaf.ebx, leaf.ecx, leaf.edx][register] >> bit & 1 != 0)
         };
-        let lacking: Vec<String> = hosts.iter().filter(|host| !has(host)).map(|host| host.address.to_string()).collect();
+        let lacking: Vec<String> =
+            hosts.iter().filter(|host| !has(host)).map(|host| host.address.to_string()).collect();
         if !lacking.is_empty() && lacking.len() < hosts.len() {
             dropped.push(format!("{name} (not on {})", lacking.join(", ")));
         }
@@ -354,7 +362,8 @@ mod tests {
         let mut hosts = surveyed(2);
         hosts[1].offer.boot_id = hosts[0].offer.boot_id.clone();
         big.memory.size_bytes = Some(1500 * MIB);
-        let line = plan(&big, &hosts, KernelKind::BzImage).expect_err("one machine's memory twice").to_string();
+        let line =
+            plan(&big, &hosts, KernelKind::BzImage).expect_err("one machine's memory twice").to_string();
         assert!(line.contains("would have to hold 1500 MiB"), "{line}");
         let mut one = request(1);
         one.memory.size_bytes = Some(2 << 30);
@@ -365,7 +374,10 @@ mod tests {
     #[test]
     fn each_kind_of_kernel_gets_what_it_needs_on_its_command_line() {
         let line = |kernel| plan(&request(1), &surveyed(1), kernel).expect("plan").template().cmdline.clone();
-        assert!(line(KernelKind::BzImage).contains("tsc_early_khz=2000000") && line(KernelKind::BzImage).ends_with("mine"));
+        assert!(
+            line(KernelKind::BzImage).contains("tsc_early_khz=2000000")
+                && line(KernelKind::BzImage).ends_with("mine")
+        );
         assert_eq!(line(KernelKind::Payload), "apic=0 tsc_khz=2000000 mine");
     }
 
@@ -393,7 +405,8 @@ mod tests {
             (refused(&|r| r.memory.per_host_bytes = vec![u64::MAX, u64::MAX]), "too much"),
             (
                 refused(&|r| {
-                    r.memory = MemoryRequest { size_bytes: Some(8 * MIB), per_host_bytes: vec![2 * MIB, 2 * MIB] }
+                    r.memory =
+                        MemoryRequest { size_bytes: Some(8 * MIB), per_host_bytes: vec![2 * MIB, 2 * MIB] }
                 }),
                 "per-host adds up to 4194304",
             ),
@@ -415,9 +428,16 @@ mod tests {
 
     #[test]
     fn shares_never_exceed_what_is_free() {
-        assert_eq!(shares_within(10 * EXTENT_BYTES, &[4 * EXTENT_BYTES, 9 * EXTENT_BYTES]), Some(vec![4 << 21, 6 << 21]));
+        assert_eq!(
+            shares_within(10 * EXTENT_BYTES, &[4 * EXTENT_BYTES, 9 * EXTENT_BYTES]),
+            Some(vec![4 << 21, 6 << 21])
+        );
         assert_eq!(shares_within(10 * EXTENT_BYTES, &[EXTENT_BYTES, EXTENT_BYTES]), None);
-        assert_eq!(shares_within(EXTENT_BYTES, &[EXTENT_BYTES, EXTENT_BYTES]), None, "a node would have nothing");
+        assert_eq!(
+            shares_within(EXTENT_BYTES, &[EXTENT_BYTES, EXTENT_BYTES]),
+            None,
+            "a node would have nothing"
+        );
         assert_eq!(shares_within(EXTENT_BYTES, &[0, 0]), None);
     }
 }

@@ -76,8 +76,8 @@ impl Session {
     ) -> Result<Session, LaunchError> {
         let host = address.to_string();
         let role = Role::Create { guest, name: name.clone() };
-        let stream = socket::dial(address, role, Instant::now() + Stage::Created.limit())
-            .map_err(|error| LaunchError::unreachable(host.clone(), &error))?;
+        let stream = socket::dial(address, &role, Instant::now() + Stage::Created.limit())
+            .map_err(|error| LaunchError::unreachable(&host, &error))?;
         let failed = LaunchError::local("cannot listen to a worker");
         let reading = stream.try_clone().map_err(failed)?;
         let to = listening.clone();

@@ -41,11 +41,11 @@ pub fn ask(hosts: &[HostAddress]) -> Result<Vec<(HostAddress, HostOffer)>, Launc
 
 fn ask_one(host: &HostAddress) -> Result<HostOffer, LaunchError> {
     let by = Instant::now() + HELLO_LIMIT;
-    let stream = socket::dial(host, Role::Offer, by)
-        .map_err(|error| LaunchError::unreachable(host.to_string(), &error))?;
+    let stream = socket::dial(host, &Role::Offer, by)
+        .map_err(|error| LaunchError::unreachable(&host.to_string(), &error))?;
     FrameReader::new(stream)
         .read(Some(by))
-        .map_err(|error| LaunchError::unreachable(host.to_string(), &error.into()))
+        .map_err(|error| LaunchError::unreachable(&host.to_string(), &error.into()))
 }
 
 /// Checks each host alone, and then all of them together. Memory is not looked at.
@@ -80,10 +80,16 @@ fn fail(address: &HostAddress, problem: impl Into<String>) -> LaunchError {
 fn usable(address: HostAddress, offer: HostOffer) -> Result<Surveyed, LaunchError> {
     if offer.version != VERSION {
         let theirs = crate::control::ending::tidy(&offer.version);
-        return Err(fail(&address, format!("runs tessera {theirs}, this is {VERSION}: install the same everywhere")));
+        return Err(fail(
+            &address,
+            format!("runs tessera {theirs}, this is {VERSION}: install the same everywhere"),
+        ));
     }
     if offer.guests_free == 0 {
-        return Err(fail(&address, "takes no more guests: stop one, or start its daemon with a greater --max-guests"));
+        return Err(fail(
+            &address,
+            "takes no more guests: stop one, or start its daemon with a greater --max-guests",
+        ));
     }
     match offer.kvm.clone() {
         Ok(kvm) if kvm.tsc_khz == 0 => Err(fail(&address, "does not know the frequency of its TSC")),
@@ -94,7 +100,10 @@ fn usable(address: HostAddress, offer: HostOffer) -> Result<Surveyed, LaunchErro
 
 fn check_tracking(host: &Surveyed) -> Result<(), LaunchError> {
     match &host.offer.tracking_problem {
-        Some(problem) => Err(fail(&host.address, format!("cannot share memory: {}", crate::control::ending::tidy(problem)))),
+        Some(problem) => Err(fail(
+            &host.address,
+            format!("cannot share memory: {}", crate::control::ending::tidy(problem)),
+        )),
         None => Ok(()),
     }
 }
@@ -106,15 +115,15 @@ fn check_table_writes(host: &Surveyed, policy: TableWritePolicy) -> Result<(), L
         (TableWrites::Yes { remedy }, TableWritePolicy::Refuse) => Err(fail(
             &host.address,
             format!(
-                "has {kind}, with which hosts would take the guest's page tables from each other without end: \
-                 run `{remedy}` there, or try with --allow-table-page-writes"
+                "has {kind}, with which hosts would take the guest's page tables from each other \
+                 without end: run `{remedy}` there, or try with --allow-table-page-writes"
             ),
         )),
         (TableWrites::Unknown, TableWritePolicy::Refuse) => Err(fail(
             &host.address,
             format!(
-                "has {kind}: whether its processor writes to page tables that it walks is not known; if it does not, \
-                 run with --allow-table-page-writes"
+                "has {kind}: whether its processor writes to page tables that it walks is not known; \
+                 if it does not, run with --allow-table-page-writes"
             ),
         )),
     }
@@ -126,7 +135,8 @@ fn check_addresses(hosts: &[Surveyed]) -> Result<(), LaunchError> {
     match hosts.iter().find(|host| host.address.is_loopback()) {
         Some(host) if !one_machine => Err(fail(
             &host.address,
-            "has a loopback address, under which the other hosts do not find it: name it in --hosts as they do",
+            "has a loopback address, under which the other hosts do not find it: \
+             name it in --hosts as they do",
         )),
         _ => Ok(()),
     }
@@ -157,8 +167,8 @@ fn check_frequencies(hosts: &[Surveyed], tolerance_ppm: u32) -> Result<(), Launc
         let apart_ppm = u64::from(host.kvm.tsc_khz.abs_diff(first)) * 1_000_000 / u64::from(first);
         if apart_ppm > u64::from(tolerance_ppm) {
             return Err(LaunchError::Hosts(format!(
-                "the TSCs of {} ({first} kHz) and {} ({} kHz) differ by {apart_ppm} ppm, and the guest's clock cannot follow \
-                 both: use hosts of one frequency, or accept it with --tsc-tolerance-ppm {apart_ppm}",
+                "the TSCs of {} ({first} kHz) and {} ({} kHz) differ by {apart_ppm} ppm, \
+                 and the guest's clock cannot follow both: use hosts of one frequency, or accept it with --tsc-tolerance-ppm {apart_ppm}",
                 hosts[0].address, host.address, host.kvm.tsc_khz
             )));
         }
@@ -174,7 +184,8 @@ pub(super) mod tests {
 
     /// A host that is fit for everything.
     pub(in super::super) fn fit(address: &str) -> (HostAddress, HostOffer) {
-        let leaf0 = kvm_cpuid_entry2 { ebx: 0x756e_6547, edx: 0x4965_6e69, ecx: 0x6c65_746e, ..Default::default() };
+        let leaf0 =
+            kvm_cpuid_entry2 { ebx: 0x756e_6547, edx: 0x4965_6e69, ecx: 0x6c65_746e, ..Default::default() };
         let kvm = KvmFacts { kind: KvmKind::Software, tsc_khz: 2_000_000, cpuid: vec![leaf0] };
         let offer = HostOffer {
             version: VERSION.into(),
@@ -205,12 +216,24 @@ pub(super) mod tests {
     #[test]
     fn each_refusal_names_the_host_and_the_remedy() {
         let cases: [(String, &[&str]); 11] = [
-            (refusal(|_, o| o.version = "9.9.9".into()), &["host b:7070 runs tessera 9.9.9", "install the same"]),
+            (
+                refusal(|_, o| o.version = "9.9.9".into()),
+                &["host b:7070 runs tessera 9.9.9", "install the same"],
+            ),
             (refusal(|_, o| o.guests_free = 0), &["host b:7070", "--max-guests"]),
-            (refusal(|_, o| o.kvm = Err(KvmProblem::Missing)), &["host b:7070", "no /dev/kvm", "load kvm_intel or kvm_amd"]),
-            (refusal(|_, o| o.kvm = Err(KvmProblem::Permission)), &["host b:7070", "permission", "usermod -aG kvm"]),
+            (
+                refusal(|_, o| o.kvm = Err(KvmProblem::Missing)),
+                &["host b:7070", "no /dev/kvm", "load kvm_intel or kvm_amd"],
+            ),
+            (
+                refusal(|_, o| o.kvm = Err(KvmProblem::Permission)),
+                &["host b:7070", "permission", "usermod -aG kvm"],
+            ),
             (refusal(|_, o| o.kvm = Err(KvmProblem::Lacks("X".into()))), &["host b:7070", "lacks X"]),
-            (refusal(|_, o| o.tracking_problem = Some("use sysctl".into())), &["host b:7070 cannot share", "use sysctl"]),
+            (
+                refusal(|_, o| o.tracking_problem = Some("use sysctl".into())),
+                &["host b:7070 cannot share", "use sysctl"],
+            ),
             (
                 refusal(|_, o| kvm(o).kind = KvmKind::Amd { npt: Some(true) }),
                 &["host b:7070 has kvm_amd npt=1", "modprobe kvm_amd npt=0", "--allow-table-page-writes"],

@@ -57,7 +57,8 @@ impl Drop for RawMode {
     }
 }
 
-/// Whether reading standard input would not stop this process: it is in the terminal's foreground, or there is none.
+/// Whether reading standard input would not stop this process: it is in the terminal's foreground, or there
+/// is none.
 fn is_foreground() -> bool {
     match termios::tcgetpgrp(io::stdin()) {
         Ok(group) => group == rustix::process::getpgrp(),
@@ -72,8 +73,8 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// Takes Ctrl-A sequences out of `typed`: Ctrl-A x asks to quit (then true), Ctrl-A Ctrl-A is one Ctrl-A for the guest, Ctrl-A
-    /// and anything else is both for the guest.
+    /// Takes Ctrl-A sequences out of `typed`: Ctrl-A x asks to quit (then true), Ctrl-A Ctrl-A is one Ctrl-A
+    /// for the guest, Ctrl-A and anything else is both for the guest.
     pub fn filter(&mut self, typed: &[u8]) -> (Vec<u8>, bool) {
         let mut guests = Vec::with_capacity(typed.len() + 1);
         for &key in typed {
@@ -156,7 +157,11 @@ impl Console {
             let mut stdout = io::stdout().lock();
             let mut written = stdout.write_all(&taken.bytes);
             if taken.lost > 0 && written.is_ok() {
-                written = write!(stdout, "\n[{} bytes of console output were lost: too slow a reader]\n", taken.lost);
+                written = write!(
+                    stdout,
+                    "\n[{} bytes of console output were lost: too slow a reader]\n",
+                    taken.lost
+                );
             }
             if let Err(error) = written.and_then(|()| stdout.flush()) {
                 // The guest runs on: its console is not its life.

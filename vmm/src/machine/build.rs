@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use kvm_bindings::KVM_MP_STATE_RUNNABLE;
 use tessera_devices::{GuestEnd, MsiSink, Platform, PlatformEvents};
 use tessera_dsm::memory::NodeMemory;
+use tessera_dsm::pager::TableCache;
 use tessera_dsm::NodeId;
 use tessera_migration::{kvm_ext, VcpuId};
 use thiserror::Error;
@@ -20,7 +21,8 @@ use super::stats::BlackoutLog;
 use super::{lock, Machine};
 use crate::boot::entry::{self, Entry};
 use crate::cpuid::{self, CpuidError, VcpuTopology};
-use crate::kvm::{KickError, Kicker, KvmError, Vm};
+use crate::host;
+use crate::kvm::{KickError, Kicker, KvmError, PrivateError, ShadowEraser, Vm};
 use crate::vcpu::{stub, Mailbox, VcpuCore, VcpuError};
 
 /// Why a machine could not be built or started.
@@ -38,9 +40,9 @@ pub enum MachineError {
     /// Kicks do not work.
     #[error(transparent)]
     Kick(#[from] KickError),
-    /// The stub's memory could not be had.
-    #[error("no memory for the proxies' stub: {0}")]
-    Stub(std::io::Error),
+    /// Memory of the node's own could not be had.
+    #[error(transparent)]
+    Private(#[from] PrivateError),
     /// More vCPUs than a node can stand in for.
     #[error("a guest has 1 to {max} vCPUs, not {0}", max = stub::VCPUS_MAX)]
     Vcpus(usize),
@@ -82,8 +84,11 @@ impl Machine {
         if count == 0 || count > stub::VCPUS_MAX {
             return Err(MachineError::Vcpus(count));
         }
-        let vm = Arc::new(build_vm(memory)?);
+        let mut vm = build_vm(memory)?;
         let cores = build_vcpus(&spec, &vm)?;
+        let eraser = build_eraser(&spec, &mut vm)?;
+        let tables = eraser.map(|eraser| Box::new(eraser) as Box<dyn TableCache>);
+        let vm = Arc::new(vm);
         let places = Arc::new(Places::new(spec.vcpus.iter().map(|vcpu| vcpu.node)));
         let interrupts = Arc::new(Interrupts {
             vm,
@@ -127,7 +132,13 @@ impl Machine {
             resting: Mutex::new(cores),
             threads: Mutex::default(),
             quitting: AtomicBool::new(false),
+            tables: Mutex::new(tables),
         }))
+    }
+
+    /// What the pager must tell when a page leaves this node, where KVM shadows page tables; once.
+    pub fn take_table_cache(&self) -> Option<Box<dyn TableCache>> {
+        lock(&self.tables).take()
     }
 
     /// Sets the vCPU that starts the guest to its entry point. On its node, before [`Machine::start`].
@@ -152,11 +163,22 @@ fn build_vm(memory: &Arc<NodeMemory>) -> Result<Vm, MachineError> {
         unsafe { vm.add_memory(slot.start.gpa(), bytes, slot.hva) }?;
     }
     vm.keep(Arc::clone(memory));
-    vm.add_private(stub::STUB_GPA, stub::STUB_BYTES, stub::write).map_err(|error| match error {
-        crate::kvm::PrivateError::Memory(source) => MachineError::Stub(source),
-        crate::kvm::PrivateError::Kvm(error) => error.into(),
-    })?;
+    vm.add_private(stub::STUB_GPA, stub::STUB_BYTES, stub::write)?;
     Ok(vm)
+}
+
+/// Who makes KVM forget page tables that it has shadowed: needed where it shadows them and other nodes write them too.
+fn build_eraser(spec: &MachineSpec, vm: &mut Vm) -> Result<Option<ShadowEraser>, MachineError> {
+    if spec.nodes < 2 || !host::shadows_page_tables() {
+        return Ok(None);
+    }
+    if !vm.has_second_address_space() {
+        tracing::warn!("this KVM cannot be made to forget page tables: a guest that changes them on several hosts goes wrong");
+        return Ok(None);
+    }
+    let places: Vec<(u32, NodeId)> = spec.vcpus.iter().map(|vcpu| (vcpu.apic_id, vcpu.node)).collect();
+    let cpuid = cpuid::for_vcpu(&spec.cpuid, &VcpuTopology::new(places[0].0, &places, spec.tsc_khz))?;
+    Ok(Some(ShadowEraser::new(vm, &spec.layout, &cpuid)?))
 }
 
 fn build_vcpus(spec: &MachineSpec, vm: &Vm) -> Result<Vec<VcpuCore>, MachineError> {

@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use tessera_dsm::pager::TableCache;
 use tessera_dsm::NodeId;
 use tessera_migration::VcpuId;
 
@@ -36,6 +37,7 @@ pub struct Machine {
     resting: Mutex<Vec<VcpuCore>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     quitting: AtomicBool,
+    tables: Mutex<Option<Box<dyn TableCache>>>,
 }
 
 impl Machine {

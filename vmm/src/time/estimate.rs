@@ -1,11 +1,13 @@
 //! How far another host's TSC is from ours, from a ping-pong of stamps.
 //!
-//! One round: we stamp `sent`, the other host stamps `there` when the ping arrives and answers, we stamp `back`. The other
-//! stamp was taken somewhere between ours; the middle is the best guess, and half the round trip is a bound on its error that
-//! holds however unequal the two ways are. The fastest round therefore gives the tightest bound.
+//! One round: we stamp `sent`, the other host stamps `there` when the ping arrives and answers, we stamp
+//! `back`. The other stamp was taken somewhere between ours; the middle is the best guess, and half the round
+//! trip is a bound on its error that holds however unequal the two ways are. The fastest round therefore
+//! gives the tightest bound.
 //!
-//! Nothing is assumed about the network. What the bound does not hold for is hosts whose frequencies differ: it then
-//! holds for the moment of the round, and the rounds that go on while the guest runs measure the drift.
+//! Nothing is assumed about the network. What the bound does not hold for is hosts whose frequencies differ:
+//! it then holds for the moment of the round, and the rounds that go on while the guest runs measure the
+//! drift.
 
 use serde::{Deserialize, Serialize};
 
@@ -42,7 +44,8 @@ pub struct Estimator {
 }
 
 impl Estimator {
-    /// Takes a round into account. One whose stamps are not in order is ignored: our TSC stepped back, or the stamps are made up.
+    /// Takes a round into account. One whose stamps are not in order is ignored: our TSC stepped back, or the
+    /// stamps are made up.
     pub fn add(&mut self, round: Round) {
         let Some(round_trip) = round.back.checked_sub(round.sent) else { return };
         self.rounds += 1;
@@ -71,14 +74,14 @@ impl Estimator {
     }
 }
 
-/// How far apart the guest's TSC may be on two nodes, in cycles, when it was set up with `used` and a later comparison
-/// says `now`: what is known to have gone wrong since, and what is not known.
+/// How far apart the guest's TSC may be on two nodes, in cycles, when it was set up with `used` and a later
+/// comparison says `now`: what is known to have gone wrong since, and what is not known.
 pub fn skew_bound(used: TscOffset, now: TscOffset) -> u64 {
     now.ahead.wrapping_sub(used.ahead).unsigned_abs().saturating_add(now.error_bound)
 }
 
-/// What to add to this host's TSC to get the guest's. `zero` is node 0's TSC at guest TSC 0, `node0` how far node
-/// 0's TSC is ahead of this host's. Wrapping, as KVM's TSC offset is.
+/// What to add to this host's TSC to get the guest's. `zero` is node 0's TSC at guest TSC 0, `node0` how far
+/// node 0's TSC is ahead of this host's. Wrapping, as KVM's TSC offset is.
 pub fn guest_offset(node0: TscOffset, zero: u64) -> i64 {
     node0.ahead.wrapping_sub(zero as i64)
 }
@@ -146,7 +149,9 @@ mod tests {
         /// However unequal the two ways are, the true offset lies within the bound.
         #[test]
         fn the_truth_is_within_the_bound(
-            start in 0u64..1 << 62, ahead in -(1i64 << 60)..1 << 60, ways in proptest::collection::vec((0u64..1 << 30, 0u64..1 << 30), 1..50),
+            start in 0u64..1 << 62,
+            ahead in -(1i64 << 60)..1 << 60,
+            ways in proptest::collection::vec((0u64..1 << 30, 0u64..1 << 30), 1..50),
         ) {
             let mut estimator = Estimator::default();
             let mut now = start;

@@ -21,9 +21,9 @@ const MOVE_LIMIT: Duration = Duration::from_secs(20);
 const IDLE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Serves one user's connection: question, answer, and so on until it closes.
-pub fn serve_user(node: &Arc<Node>, connection: TcpStream) {
+pub fn serve_user(node: &Arc<Node>, connection: &TcpStream) {
     let limited = connection.set_write_timeout(Some(IDLE_LIMIT));
-    let (mut writer, mut reader) = (&connection, FrameReader::new(&connection));
+    let (mut writer, mut reader) = (connection, FrameReader::new(connection));
     while limited.is_ok() {
         let ask = match reader.read::<Ask>(Some(Instant::now() + IDLE_LIMIT)) {
             Ok(ask) => ask,
@@ -32,7 +32,7 @@ pub fn serve_user(node: &Arc<Node>, connection: TcpStream) {
                 return;
             }
         };
-        let outcome = answer_user(node, ask);
+        let outcome = answer_user(node, &ask);
         if frame::write(&mut writer, &outcome).is_err() {
             return;
         }
@@ -40,15 +40,15 @@ pub fn serve_user(node: &Arc<Node>, connection: TcpStream) {
 }
 
 /// Answers a user, with the help of the other nodes where it takes them.
-pub fn answer_user(node: &Arc<Node>, ask: Ask) -> Outcome {
+pub fn answer_user(node: &Arc<Node>, ask: &Ask) -> Outcome {
     match ask {
         Ask::Stats => Ok(Answer::Stats(Box::new(gather(node)))),
-        Ask::Move { vcpu, to } => {
-            let to = find_node(node, &to)?;
+        &Ask::Move { vcpu, ref to } => {
+            let to = find_node(node, to)?;
             let from = place_of(&**machine(node)?, vcpu)?;
             let order = Ask::MoveFromHere { vcpu, to };
             match node.peers.link(from) {
-                None => answer_peer(node, order),
+                None => answer_peer(node, &order),
                 Some(link) => link.ask(order, Instant::now() + MOVE_LIMIT),
             }
         }
@@ -61,8 +61,8 @@ pub fn answer_user(node: &Arc<Node>, ask: Ask) -> Outcome {
     }
 }
 
-/// All vCPUs: what each node says of those that are there, and for the others, which are on their way or on a silent node,
-/// what is known here.
+/// All vCPUs: what each node says of those that are there, and for the others, which are on their way or on a
+/// silent node, what is known here.
 fn gather_vcpus(node: &Arc<Node>) -> Outcome {
     let mut vcpus = machine(node)?.vcpus();
     for resident in gather(node).nodes.into_iter().flat_map(|stats| stats.vcpus) {
@@ -74,10 +74,10 @@ fn gather_vcpus(node: &Arc<Node>) -> Outcome {
 }
 
 /// Answers another node: only what this node can answer alone, so that no question goes in circles.
-pub fn answer_peer(node: &Arc<Node>, ask: Ask) -> Outcome {
+pub fn answer_peer(node: &Arc<Node>, ask: &Ask) -> Outcome {
     match ask {
         Ask::NodeStats => Ok(Answer::NodeStats(Box::new(node.stats()))),
-        Ask::MoveFromHere { vcpu, to } => {
+        &Ask::MoveFromHere { vcpu, to } => {
             if to.index() >= node.spec.nodes() {
                 return Err(format!("the guest has no {to}"));
             }
@@ -86,7 +86,9 @@ pub fn answer_peer(node: &Arc<Node>, ask: Ask) -> Outcome {
             }
             machine(node)?.move_vcpu(vcpu, to).map(Answer::Moved)
         }
-        Ask::Stats | Ask::Vcpus | Ask::Move { .. } | Ask::Stop => Err("this is not asked by one node of another".into()),
+        Ask::Stats | Ask::Vcpus | Ask::Move { .. } | Ask::Stop => {
+            Err("this is not asked by one node of another".into())
+        }
     }
 }
 
@@ -101,7 +103,9 @@ fn place_of(machine: &dyn GuestMachine, vcpu: u32) -> Result<NodeId, String> {
     let vcpus = machine.vcpus();
     match vcpus.iter().find(|known| known.vcpu == vcpu) {
         Some(known) => Ok(known.node),
-        None => Err(format!("the guest has no vCPU {vcpu}: its vCPUs are 0 to {}", vcpus.len().saturating_sub(1))),
+        None => {
+            Err(format!("the guest has no vCPU {vcpu}: its vCPUs are 0 to {}", vcpus.len().saturating_sub(1)))
+        }
     }
 }
 

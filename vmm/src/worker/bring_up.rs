@@ -25,6 +25,11 @@ const ORDER_LIMIT: Duration = Duration::from_secs(180);
 /// What a stage may take here, of what the launcher allows: the rest is for the way of the answer.
 const OWN_SHARE: (u32, u32) = (4, 5);
 
+/// The pager's connections.
+type DataLinks = Vec<(NodeId, TcpStream)>;
+/// The guest's description, and its memory.
+type Configured = (Arc<GuestSpec>, Box<dyn UnarmedGuest>);
+
 /// Why a node does not come up.
 #[derive(Debug)]
 pub struct Failed {
@@ -84,7 +89,7 @@ impl<'a> BringUp<'a> {
         self.worker.launcher.send(report).map_err(|error| format!("the launcher is lost: {error}"))
     }
 
-    fn configure(&mut self, builder: &dyn GuestBuilder) -> Result<(Arc<GuestSpec>, Box<dyn UnarmedGuest>), String> {
+    fn configure(&mut self, builder: &dyn GuestBuilder) -> Result<Configured, String> {
         self.stage = Stage::Configured;
         let Order::Configure(spec) = self.next_order()? else { return Err(unexpected("Configure")) };
         spec.check().map_err(|error| error.to_string())?;
@@ -96,7 +101,7 @@ impl<'a> BringUp<'a> {
         Ok((spec, guest))
     }
 
-    fn connect(&mut self, spec: &Arc<GuestSpec>) -> Result<(Arc<Node>, Vec<(NodeId, TcpStream)>), String> {
+    fn connect(&mut self, spec: &Arc<GuestSpec>) -> Result<(Arc<Node>, DataLinks), String> {
         self.stage = Stage::Connected;
         let Order::Connect = self.next_order()? else { return Err(unexpected("Connect")) };
         let meeting = Meeting {
@@ -134,12 +139,7 @@ impl<'a> BringUp<'a> {
         self.reached(&Report::Loaded(arming))
     }
 
-    fn arm(
-        &mut self,
-        node: &Arc<Node>,
-        guest: Box<dyn UnarmedGuest>,
-        data: Vec<(NodeId, TcpStream)>,
-    ) -> Result<(), String> {
+    fn arm(&mut self, node: &Arc<Node>, guest: Box<dyn UnarmedGuest>, data: DataLinks) -> Result<(), String> {
         self.stage = Stage::Armed;
         let Order::Arm(arming) = self.next_order()? else { return Err(unexpected("Arm")) };
         check_written(&arming, &node.spec)?;

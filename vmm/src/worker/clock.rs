@@ -1,4 +1,5 @@
-//! Comparing this host's TSC with node 0's: before the start with everything else quiet, and then once a second.
+//! Comparing this host's TSC with node 0's: before the start with everything else quiet, and then once a
+//! second.
 
 use std::collections::VecDeque;
 use std::net::TcpStream;
@@ -26,7 +27,8 @@ pub fn tsc() -> u64 {
     }
 }
 
-/// Asks node 0 on a connection that nobody else uses yet; how far its TSC is ahead of ours, and the fastest round trip.
+/// Asks node 0 on a connection that nobody else uses yet; how far its TSC is ahead of ours, and the fastest
+/// round trip.
 ///
 /// # Errors
 /// When the connection fails, or node 0 does not answer as it should.
@@ -58,7 +60,9 @@ pub fn answer_comparison(control: &TcpStream, by: Instant) -> Result<(), FrameEr
     let (mut writer, mut reader) = (control, FrameReader::new(control));
     for _ in 0..=ROUNDS_MAX {
         match reader.read(Some(by))? {
-            PeerFrame::ClockPing { sent } => frame::write(&mut writer, &PeerFrame::ClockPong { sent, there: tsc() })?,
+            PeerFrame::ClockPing { sent } => {
+                frame::write(&mut writer, &PeerFrame::ClockPong { sent, there: tsc() })?
+            }
             PeerFrame::ClocksCompared => return Ok(()),
             _ => break,
         }
@@ -85,7 +89,11 @@ struct Running {
 impl Clock {
     /// A clock that was set up with `used`, for which the fastest round took `round_trip` cycles.
     pub fn new(used: TscOffset, round_trip: u64, tsc_khz: u32) -> Self {
-        Clock { used, tsc_khz, running: Mutex::new(Running { window: VecDeque::new(), round_trip, comparisons: 0 }) }
+        Clock {
+            used,
+            tsc_khz,
+            running: Mutex::new(Running { window: VecDeque::new(), round_trip, comparisons: 0 }),
+        }
     }
 
     /// How far node 0's TSC is ahead of ours, as the guest's TSC was set up with.

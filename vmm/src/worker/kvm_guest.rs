@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tessera_devices::GuestEnd;
 use tessera_dsm::memory::NodeMemory;
-use tessera_dsm::pager::{Pager, PagerConfig, PagerFailure, PagerStats, Tracking};
+use tessera_dsm::pager::{Pager, PagerConfig, PagerFailure, PagerHooks, PagerStats, Tracking};
 use tessera_dsm::protocol::LeasePolicy;
 use tessera_dsm::{NodeId, EXTENT_PAGES, PAGE_BYTES};
 use tessera_migration::VcpuId;
@@ -18,7 +18,9 @@ use crate::control::ending::EndCause;
 use crate::control::frame;
 use crate::control::guest::GuestSpec;
 use crate::control::stats::{FaultStats, MemoryStats, MoveStats, NodeStats, Spread, TrafficStats, VcpuStats};
-use crate::machine::{Machine, MachineEvents, MachineSpec, PeerLost, PeerMessage, PeerSink, VcpuSpec, VcpuStatus};
+use crate::machine::{
+    Machine, MachineEvents, MachineSpec, PeerLost, PeerMessage, PeerSink, VcpuSpec, VcpuStatus,
+};
 
 /// Makes machines of KVM.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +34,6 @@ impl GuestBuilder for KvmGuestBuilder {
 }
 
 /// An error in one line.
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn line(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
@@ -46,7 +47,8 @@ struct Unarmed {
 
 impl UnarmedGuest for Unarmed {
     fn load(&mut self, kernel: File, initramfs: Option<File>) -> Result<Written, String> {
-        let vcpus = self.spec.vcpus.iter().map(|vcpu| BootVcpu { apic_id: vcpu.apic_id, node: vcpu.node }).collect();
+        let vcpus =
+            self.spec.vcpus.iter().map(|vcpu| BootVcpu { apic_id: vcpu.apic_id, node: vcpu.node }).collect();
         let boot = BootSpec { kernel, initramfs, cmdline: self.spec.cmdline.clone(), vcpus };
         let image = boot::load(&self.memory.alias_view(), &self.spec.layout, &boot).map_err(line)?;
         self.entry = Some(image.entry);
@@ -61,14 +63,19 @@ impl UnarmedGuest for Unarmed {
             me: spec.me,
             nodes,
             layout: spec.layout.clone(),
-            vcpus: spec.vcpus.iter().map(|vcpu| VcpuSpec { apic_id: vcpu.apic_id, node: vcpu.node }).collect(),
+            vcpus: spec
+                .vcpus
+                .iter()
+                .map(|vcpu| VcpuSpec { apic_id: vcpu.apic_id, node: vcpu.node })
+                .collect(),
             cpuid: spec.cpuid.clone(),
             tsc_khz: spec.tsc_khz,
             tsc_offset_ticks: guest_tsc_offset,
         };
         // The machine first: the pager tracks memory that KVM already knows.
         let listener = Arc::new(Listener { me: spec.me, events: events.clone() });
-        let machine = Machine::new(machine_spec, &self.memory, Arc::new(Sink(peers)), listener).map_err(line)?;
+        let machine =
+            Machine::new(machine_spec, &self.memory, Arc::new(Sink(peers)), listener).map_err(line)?;
         if let Some(entry) = &self.entry {
             machine.set_entry(entry).map_err(line)?;
         }
@@ -79,7 +86,8 @@ impl UnarmedGuest for Unarmed {
             lease: lease(spec.lease_us),
             tracking: if nodes == 1 { Tracking::Off } else { Tracking::On },
         };
-        let pager = Pager::start(config, self.memory.clone(), data, on_pager_failure(events)).map_err(line)?;
+        let hooks = PagerHooks { on_failure: on_pager_failure(events), tables: machine.take_table_cache() };
+        let pager = Pager::start(config, self.memory.clone(), data, hooks).map_err(line)?;
         Ok(Arc::new(KvmGuest { spec, memory: self.memory, machine, pager }))
     }
 }

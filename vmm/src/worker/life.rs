@@ -39,7 +39,8 @@ impl Life {
         }
     }
 
-    /// Ends the guest for `cause` in a moment, unless by then another cause has come: one that explains this one.
+    /// Ends the guest for `cause` in a moment, unless by then another cause has come: one that explains this
+    /// one.
     pub fn end_unless_explained(self: &Arc<Self>, cause: EndCause) {
         let life = self.clone();
         let fallback = cause.clone();

@@ -1,4 +1,5 @@
-//! What a worker needs of the machine that it runs, and what it gives to it: the seam between the process and KVM.
+//! What a worker needs of the machine that it runs, and what it gives to it: the seam between the process and
+//! KVM.
 //!
 //! The product's machine is in [`super::kvm_guest`]; tests have one that only pretends.
 

@@ -1,7 +1,8 @@
 //! Connecting to the other nodes of a guest.
 //!
-//! Of each two nodes the one with the higher number connects, through the daemon of the other, twice: for control and for data. Then
-//! each node compares its clock with node 0's, while nothing else goes over the connections.
+//! Of each two nodes the one with the higher number connects, through the daemon of the other, twice: for
+//! control and for data. Then each node compares its clock with node 0's, while nothing else goes over the
+//! connections.
 
 use std::net::TcpStream;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -128,7 +129,7 @@ impl Meeting<'_> {
     fn dial(&self, node: NodeId, channel: Channel, by: Instant) -> Result<TcpStream, MeshError> {
         let host = &self.spec.hosts[node.index()];
         let role = Role::Peer { guest: self.spec.guest, from: self.spec.me, channel };
-        let stream = socket::dial(&host.address, role, by)
+        let stream = socket::dial(&host.address, &role, by)
             .map_err(|source| MeshError::Dial { host: host.address.to_string(), source })?;
         socket::tune_peer(&stream)?;
         Ok(stream)
@@ -176,7 +177,10 @@ impl Meeting<'_> {
                 clock::answer_comparison(stream, by).map_err(|error| fail(*node, error))?;
             } else if *node == NodeId::HOME {
                 found = clock::compare_with_node0(stream, by).map_err(|error| fail(*node, error))?;
-                debug!("node 0's TSC is {} cycles ahead, give or take {}", found.0.ahead, found.0.error_bound);
+                debug!(
+                    "node 0's TSC is {} cycles ahead, give or take {}",
+                    found.0.ahead, found.0.error_bound
+                );
             }
         }
         Ok(Clock::new(found.0, found.1, spec.tsc_khz))

@@ -1,9 +1,9 @@
 //! One node of one guest: the process between a launcher, the other nodes and a machine.
 //!
-//! The main thread brings the guest up, order by order, and then waits for orders and for the guest's end. See
-//! [`crate::control::orders`] for the sequence. A guest's end is a [cause](EndCause) that the first node to see it tells all others; each then
-//! halts its vCPUs, says so, waits for the others, and only then closes its data connections, so that none of them takes
-//! an orderly end for the loss of a node.
+//! The main thread brings the guest up, order by order, and then waits for orders and for the guest's end.
+//! See [`crate::control::orders`] for the sequence. A guest's end is a [cause](EndCause) that the first node
+//! to see it tells all others; each then halts its vCPUs, says so, waits for the others, and only then closes
+//! its data connections, so that none of them takes an orderly end for the loss of a node.
 
 pub mod asks;
 pub mod bring_up;
@@ -44,7 +44,8 @@ use node::{Node, ALIVE_EVERY};
 const ARRIVALS_MAX: usize = 2 * tessera_dsm::NODES_MAX;
 /// Most users' connections at a time.
 const USERS_MAX: usize = 16;
-/// How long vCPUs may take to halt. One that waits for a page of a lost node never does; the process then ends without it.
+/// How long vCPUs may take to halt. One that waits for a page of a lost node never does; the process then
+/// ends without it.
 const HALT_LIMIT: Duration = Duration::from_millis(500);
 /// How long the other nodes may take to say that they know of the end.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(1);
@@ -62,10 +63,12 @@ struct Worker {
     users: AtomicUsize,
 }
 
-/// Runs a worker on the connections that its daemon gave it, until the guest has ended. `life` lets the caller end it.
+/// Runs a worker on the connections that its daemon gave it, until the guest has ended. `life` lets the
+/// caller end it.
 ///
 /// # Errors
-/// When the connections are of no use. An end of the guest, whatever its cause, is none: the launcher is told.
+/// When the connections are of no use. An end of the guest, whatever its cause, is none: the launcher is
+/// told.
 pub fn run(
     launcher: TcpStream,
     lifeline: Lifeline,
@@ -161,7 +164,7 @@ impl Worker {
         }
         let worker = self.clone();
         let serve = move || {
-            asks::serve_user(&node, connection);
+            asks::serve_user(&node, &connection);
             worker.users.fetch_sub(1, Ordering::SeqCst);
         };
         if let Err(error) = thread("user", serve) {

@@ -26,7 +26,8 @@ use crate::time::estimate::Round;
 const OUTPUT_BYTES_MAX: usize = 1 << 20;
 /// How often a node says that it is alive.
 pub const ALIVE_EVERY: Duration = Duration::from_secs(1);
-/// After a silence of [`DEAD_AFTER`], how long to look for bytes that arrived while this process was not running.
+/// After a silence of [`DEAD_AFTER`], how long to look for bytes that arrived while this process was not
+/// running.
 const LAST_LOOK: Duration = Duration::from_millis(100);
 
 /// A node of a guest.
@@ -153,16 +154,20 @@ impl Node {
             match frame {
                 Ok(frame) => {
                     if let Err(what) = self.act(link, frame) {
-                        self.life.end(self.fault_of(link, what));
+                        self.life.end(self.fault_of(link, &what));
                         break None;
                     }
                 }
-                Err(FrameError::TimedOut) => break Some(format!("nothing heard for {} s", DEAD_AFTER.as_secs())),
+                Err(FrameError::TimedOut) => {
+                    break Some(format!("nothing heard for {} s", DEAD_AFTER.as_secs()))
+                }
                 Err(error @ (FrameError::Malformed { .. } | FrameError::TooLarge { .. })) => {
-                    self.life.end(self.fault_of(link, error.to_string()));
+                    self.life.end(self.fault_of(link, &error.to_string()));
                     break None;
                 }
-                Err(error) => break Some(link.writer().failure().map_or_else(|| error.to_string(), String::from)),
+                Err(error) => {
+                    break Some(link.writer().failure().map_or_else(|| error.to_string(), String::from))
+                }
             }
         };
         if let Some(how) = how {
@@ -174,7 +179,7 @@ impl Node {
     }
 
     /// A peer did what no node does.
-    fn fault_of(&self, link: &PeerLink, what: String) -> EndCause {
+    fn fault_of(&self, link: &PeerLink, what: &str) -> EndCause {
         let (node, host) = (link.node(), self.spec.host_name(link.node()));
         EndCause::Failed { node, host, what: format!("it sent what cannot be used: {what}") }.tidied()
     }
@@ -212,8 +217,11 @@ impl Node {
         let open = self.asks_open.fetch_add(1, Ordering::SeqCst);
         let (node, back) = (self.clone(), link.clone());
         let answer = move || {
-            let outcome =
-                if open < ASKS_OPEN_MAX { asks::answer_peer(&node, ask) } else { Err("too many questions".into()) };
+            let outcome = if open < ASKS_OPEN_MAX {
+                asks::answer_peer(&node, &ask)
+            } else {
+                Err("too many questions".into())
+            };
             node.asks_open.fetch_sub(1, Ordering::SeqCst);
             let _lost = back.send(&PeerFrame::Answer { id, outcome: Box::new(outcome) });
         };
@@ -250,7 +258,8 @@ impl GuestEvents for Events {
     }
 
     fn peer_lost(&self, node: NodeId, how: String) {
-        // The data connections of a guest that ends close too. Then the control connection has said so, or is about to.
+        // The data connections of a guest that ends close too. Then the control connection has said so, or is
+        // about to.
         if let Some(link) = self.peers.link(node) {
             self.life.end_unless_explained(link.loss(how));
         }

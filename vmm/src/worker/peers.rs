@@ -55,7 +55,8 @@ impl PeerLink {
         &self.writer
     }
 
-    /// Sends a frame. Blocks while the peer takes nothing, no longer than [`crate::control::socket::DEAD_AFTER`].
+    /// Sends a frame. Blocks while the peer takes nothing, no longer than
+    /// [`crate::control::socket::DEAD_AFTER`].
     ///
     /// # Errors
     /// When the frame is too large, or the peer is lost; its reader will see that too.
@@ -75,12 +76,14 @@ impl PeerLink {
             asks.insert(id, answer);
         }
         let outcome = match self.send(&PeerFrame::Ask { id, ask }) {
-            Ok(()) => answered.recv_timeout(by.saturating_duration_since(Instant::now())).unwrap_or_else(|error| {
-                Err(match error {
-                    RecvTimeoutError::Timeout => format!("node {} did not answer in time", self.host),
-                    RecvTimeoutError::Disconnected => format!("node {} was lost", self.host),
+            Ok(()) => {
+                answered.recv_timeout(by.saturating_duration_since(Instant::now())).unwrap_or_else(|error| {
+                    Err(match error {
+                        RecvTimeoutError::Timeout => format!("node {} did not answer in time", self.host),
+                        RecvTimeoutError::Disconnected => format!("node {} was lost", self.host),
+                    })
                 })
-            }),
+            }
             Err(error) => Err(format!("node {} cannot be asked: {error}", self.host)),
         };
         self.open_asks().remove(&id);
@@ -150,7 +153,8 @@ impl Peers {
         }
     }
 
-    /// Notes that nothing more is to be waited for from this peer: it said that the guest ends, or it is gone.
+    /// Notes that nothing more is to be waited for from this peer: it said that the guest ends, or it is
+    /// gone.
     pub fn has_ended(&self, link: &PeerLink) {
         link.ending.store(true, Ordering::SeqCst);
         // Whoever hangs on an answer learns that there is none.

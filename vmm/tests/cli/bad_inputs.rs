@@ -25,7 +25,10 @@ fn mistakes_on_the_command_line_take_one_line() {
     refused(&["run", "--kernel", "k", "--memory", "size=3K"], &["not a multiple of 2 MiB"]);
     refused(&["run", "--kernel", "k", "--hosts", "a,a"], &["--hosts names a:7070 twice"]);
     refused(&["run", "--kernel", "k", "--hosts", "a:99999"], &["a:99999", "port"]);
-    refused(&["run", "--kernel", "k", "--cpus", "boot=3,per-host=[1,1]"], &["per-host has 2 numbers, and there are 1"]);
+    refused(
+        &["run", "--kernel", "k", "--cpus", "boot=3,per-host=[1,1]"],
+        &["per-host has 2 numbers, and there are 1"],
+    );
     refused(&["run", "--kernel", "k", "--name", "a b"], &["letters, digits"]);
     refused(&["vcpu", "move", "one", "--to", "0"], &["one"]);
     refused(&["node", "--max-guests", "0"], &["max-guests"]);
@@ -50,7 +53,10 @@ fn files_that_cannot_be_booted_are_named() {
     let mut arm = std::fs::read(program.path()).expect("read");
     arm[18] = 183;
     refused(&["run", "--kernel", &beside("arm", &arm)], &["no x86-64 executable"]);
-    refused(&["run", "--kernel", &program.path(), "--initramfs", &missing], &["cannot read the initramfs", &missing]);
+    refused(
+        &["run", "--kernel", &program.path(), "--initramfs", &missing],
+        &["cannot read the initramfs", &missing],
+    );
     let cut = std::fs::read(program.path()).expect("read")[..100].to_vec();
     refused(&["run", "--kernel", &beside("cut", &cut)], &["this machine: "]);
 }
@@ -59,7 +65,10 @@ fn files_that_cannot_be_booted_are_named() {
 fn guests_that_cannot_be_are_refused() {
     let program = Program::new(&code::halt());
     let kernel = program.path();
-    refused(&["run", "--kernel", &kernel, "--memory", "size=64T"], &["MiB of memory free", "needs 67108864 MiB"]);
+    refused(
+        &["run", "--kernel", &kernel, "--memory", "size=64T"],
+        &["MiB of memory free", "needs 67108864 MiB"],
+    );
     refused(&["run", "--kernel", &kernel, "--cpus", "boot=256"], &["1 to 255 vCPUs, not 256"]);
     refused(&["run", "--kernel", &kernel, "--cmdline", &"x".repeat(3000)], &["command line", "2048"]);
     refused(&["run", "--kernel", &kernel, "--lease-us", "1000001"], &["1000001"]);
@@ -72,16 +81,34 @@ fn hosts_that_cannot_be_asked_are_named() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
     let nobody = free.local_addr().expect("address").to_string();
     drop(free);
-    refused(&["run", "--kernel", &kernel, "--hosts", &nobody], &["host", &nobody, "connection refused", "tessera node"]);
-    refused(&["list", "--host", &nobody], &[&nobody, "connection refused", "is `tessera node` running there?"]);
+    refused(
+        &["run", "--kernel", &kernel, "--hosts", &nobody],
+        &["host", &nobody, "connection refused", "tessera node"],
+    );
+    refused(
+        &["list", "--host", &nobody],
+        &[&nobody, "connection refused", "is `tessera node` running there?"],
+    );
     refused(&["stats", "--host", &nobody], &[&nobody, "connection refused"]);
-    refused(&["run", "--kernel", &kernel, "--hosts", "no-such-host.invalid"], &["host no-such-host.invalid:7070"]);
+    refused(
+        &["run", "--kernel", &kernel, "--hosts", "no-such-host.invalid"],
+        &["host no-such-host.invalid:7070"],
+    );
 }
 
 #[test]
 fn every_verb_explains_itself() {
-    for verb in [&[][..], &["node"], &["run"], &["list"], &["vcpu"], &["vcpu", "list"], &["vcpu", "move"], &["stats"], &["stop"]]
-    {
+    for verb in [
+        &[][..],
+        &["node"],
+        &["run"],
+        &["list"],
+        &["vcpu"],
+        &["vcpu", "list"],
+        &["vcpu", "move"],
+        &["stats"],
+        &["stop"],
+    ] {
         let mut arguments = verb.to_vec();
         arguments.push("--help");
         let output = run(&arguments);

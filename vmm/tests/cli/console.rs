@@ -17,7 +17,8 @@ fn output_arrives_whole_and_before_the_end() {
 #[test]
 fn input_reaches_the_guest_even_if_it_is_no_terminal() {
     let program = Program::new(&code::echo());
-    let mut running = start_with_stdin(&["run", "--memory", "size=16M", "--kernel", &program.path()], Stdio::piped());
+    let mut running =
+        start_with_stdin(&["run", "--memory", "size=16M", "--kernel", &program.path()], Stdio::piped());
     // More than all buffers on the way: the guest takes it byte by byte.
     let text = "0123456789abcde\n".repeat(2048);
     running.type_in(text.as_bytes());

@@ -25,7 +25,14 @@ fn reset() -> Vec<u8> {
 #[test]
 fn the_guests_own_ends_have_their_statuses_and_need_no_words() {
     let panic = [code::out(port::PVPANIC, port::PVPANIC_PANICKED), code::halt()].concat();
-    let cases = [(code::exit(0), 0), (code::exit(1), 21), (code::exit(42), 62), (code::exit(u32::MAX), 120), (power_off(), 0), (panic, 11)];
+    let cases = [
+        (code::exit(0), 0),
+        (code::exit(1), 21),
+        (code::exit(42), 62),
+        (code::exit(u32::MAX), 120),
+        (power_off(), 0),
+        (panic, 11),
+    ];
     for (code, status) in cases {
         let output = run_program(&code, &[]);
         assert_eq!((output.status, output.stderr.as_str()), (status, ""), "{output:?}");
@@ -36,8 +43,17 @@ fn the_guests_own_ends_have_their_statuses_and_need_no_words() {
 fn a_reset_ends_the_run_if_asked_and_starts_anew_if_not() {
     assert_eq!(run_program(&reset(), &["--on-reboot", "exit"]).status, 10);
     let program = Program::new(&[code::print("again\n"), reset()].concat());
-    let running =
-        start(&["run", "--memory", "size=16M", "--events", "json", "--name", "r", "--kernel", &program.path()]);
+    let running = start(&[
+        "run",
+        "--memory",
+        "size=16M",
+        "--events",
+        "json",
+        "--name",
+        "r",
+        "--kernel",
+        &program.path(),
+    ]);
     crate::support::until("three lives", || running.stderr().matches("\"restarting\"").count() >= 3);
     running.signal(Signal::TERM);
     let output = running.end();
@@ -50,7 +66,17 @@ fn the_report_tells_what_happened() {
     let program = Program::new(&code::exit(3));
     let report = program.beside("report.json");
     let output = run(&[
-        "run", "--name", "told", "--memory", "size=16M", "--kernel", &program.path(), "--report", &text(&report), "--events", "json",
+        "run",
+        "--name",
+        "told",
+        "--memory",
+        "size=16M",
+        "--kernel",
+        &program.path(),
+        "--report",
+        &text(&report),
+        "--events",
+        "json",
     ]);
     assert_eq!(output.status, 23);
     let json: serde_json::Value =
@@ -77,7 +103,8 @@ fn a_report_that_cannot_be_written_is_an_error_of_ours() {
 fn a_termination_stops_the_guest_and_an_interrupt_asks_twice() {
     let program = Program::new(&code::halt());
     let guest = || {
-        let running = start(&["run", "--memory", "size=16M", "--events", "json", "--kernel", &program.path()]);
+        let running =
+            start(&["run", "--memory", "size=16M", "--events", "json", "--kernel", &program.path()]);
         running.await_stderr("\"started\"");
         running
     };

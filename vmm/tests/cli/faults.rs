@@ -12,7 +12,11 @@ const END_LIMIT: Duration = Duration::from_secs(5);
 
 /// The line that a launcher prints at the end.
 fn last_line(output: &Output) -> &str {
-    output.stderr.lines().find(|line| line.starts_with("tessera: ")).unwrap_or_else(|| panic!("no line: {output:?}"))
+    output
+        .stderr
+        .lines()
+        .find(|line| line.starts_with("tessera: "))
+        .unwrap_or_else(|| panic!("no line: {output:?}"))
 }
 
 fn no_worker_left(daemon: &Daemon) {
@@ -58,7 +62,10 @@ fn a_worker_that_hangs_is_lost_within_five_seconds() {
     let output = running.end();
     assert!(begin.elapsed() < END_LIMIT + Duration::from_secs(1), "it took {:?}", begin.elapsed());
     assert_eq!(output.status, 12, "{output:?}");
-    assert!(last_line(&output).contains(&format!("node {} was lost (nothing heard for 4 s)", b.address)), "{output:?}");
+    assert!(
+        last_line(&output).contains(&format!("node {} was lost (nothing heard for 4 s)", b.address)),
+        "{output:?}"
+    );
     no_worker_left(&a);
     // It wakes to a guest that is over, and knows it.
     send_signal(worker, Signal::CONT);
@@ -154,8 +161,15 @@ fn a_killed_launcher_takes_its_guest_with_it() {
 #[test]
 fn a_killed_launcher_without_a_daemon_leaves_no_worker() {
     let program = Program::new(&code::halt());
-    let running =
-        crate::support::start(&["run", "--memory", "size=16M", "--events", "json", "--kernel", &program.path()]);
+    let running = crate::support::start(&[
+        "run",
+        "--memory",
+        "size=16M",
+        "--events",
+        "json",
+        "--kernel",
+        &program.path(),
+    ]);
     running.await_stderr("\"started\"");
     let &[worker] = running.children().as_slice() else { panic!("not one worker") };
     running.signal(Signal::KILL);
@@ -170,7 +184,8 @@ fn deaths_while_the_guest_comes_up_leave_nothing() {
     let hosts = format!("{},{}", a.address, b.address);
     let kernel = program.path();
     for round in 0..20u64 {
-        let running = crate::support::start(&["run", "--hosts", &hosts, "--memory", "size=16M", "--kernel", &kernel]);
+        let running =
+            crate::support::start(&["run", "--hosts", &hosts, "--memory", "size=16M", "--kernel", &kernel]);
         std::thread::sleep(Duration::from_millis(round * 2));
         match round % 3 {
             0 => running.signal(Signal::KILL),
@@ -193,7 +208,8 @@ fn no_descriptor_or_memory_of_a_guest_stays_with_the_daemon() {
     let daemon = Daemon::start();
     let program = Program::new(&code::exit(0));
     let one = || {
-        let output = run(&["run", "--hosts", &daemon.address, "--memory", "size=16M", "--kernel", &program.path()]);
+        let output =
+            run(&["run", "--hosts", &daemon.address, "--memory", "size=16M", "--kernel", &program.path()]);
         assert_eq!(output.status, 0, "{output:?}");
         no_worker_left(&daemon);
     };

@@ -125,7 +125,10 @@ fn a_port_in_use_and_a_public_address_are_refused() {
     let output = run(&["node", "--listen", &daemon.address]);
     assert_eq!(output.status, 1);
     let line = output.error_line();
-    assert!(line.contains(&format!("cannot listen on {}", daemon.address)) && line.contains("in use"), "{line}");
+    assert!(
+        line.contains(&format!("cannot listen on {}", daemon.address)) && line.contains("in use"),
+        "{line}"
+    );
     daemon.stop();
     for address in ["0.0.0.0:0", "[::]:0"] {
         let output = run(&["node", "--listen", address]);

@@ -7,7 +7,18 @@ pub fn span(daemons: &[&Daemon], name: &str, program: &Program) -> Running {
     let hosts: Vec<&str> = daemons.iter().map(|daemon| daemon.address.as_str()).collect();
     let vcpus = format!("boot={}", daemons.len());
     let running = start(&[
-        "run", "--hosts", &hosts.join(","), "--name", name, "--cpus", &vcpus, "--memory", "size=16M", "--events", "json", "--kernel",
+        "run",
+        "--hosts",
+        &hosts.join(","),
+        "--name",
+        name,
+        "--cpus",
+        &vcpus,
+        "--memory",
+        "size=16M",
+        "--events",
+        "json",
+        "--kernel",
         &program.path(),
     ]);
     running.await_stderr("\"started\"");
@@ -45,7 +56,8 @@ fn every_node_answers_for_the_whole_guest() {
         assert_eq!(stats["nodes"][number]["clock"]["skew_bound_ns"], 0, "one machine has one clock");
         assert_eq!(stats["silent"].as_array().expect("silent").len(), 0);
         let vcpus = json(daemon, &["vcpu", "list"]);
-        let places: Vec<_> = vcpus.as_array().expect("vcpus").iter().map(|v| v["node"].as_u64().expect("node")).collect();
+        let places: Vec<_> =
+            vcpus.as_array().expect("vcpus").iter().map(|v| v["node"].as_u64().expect("node")).collect();
         assert_eq!(places, [0, 1, 2]);
     }
     let table = ask(b, &["stats", "--guest", "g"]).stdout;
@@ -102,11 +114,16 @@ fn guests_on_the_same_daemons_do_not_disturb_each_other() {
     // One guest dies the hard way on one host: the other does not notice.
     let list = json(&b, &["list"]);
     let guests = list["guests"].as_array().expect("guests").iter();
-    let pid = guests.filter(|guest| guest["name"] == "one").map(|guest| guest["pid"].as_u64().expect("pid")).next();
+    let pid =
+        guests.filter(|guest| guest["name"] == "one").map(|guest| guest["pid"].as_u64().expect("pid")).next();
     crate::support::send_signal(pid.expect("there") as u32, rustix::process::Signal::KILL);
     assert_eq!(one.end().status, 12);
     assert_eq!(json(&a, &["stats", "--guest", "two"])["nodes"].as_array().expect("nodes").len(), 2);
-    assert_eq!(json(&b, &["vcpu", "list"]).as_array().expect("vcpus").len(), 2, "two is the only guest again");
+    assert_eq!(
+        json(&b, &["vcpu", "list"]).as_array().expect("vcpus").len(),
+        2,
+        "two is the only guest again"
+    );
     assert_eq!(ask(&a, &["stop"]).status, 0);
     assert_eq!(two.end().status, 13);
     a.stop();
@@ -133,6 +150,9 @@ fn the_same_daemon_twice_under_two_names_is_refused() {
     let program = Program::new(&code::halt());
     let output = run(&["run", "--hosts", &hosts, "--memory", "size=16M", "--kernel", &program.path()]);
     assert_eq!(output.status, 1);
-    assert!(output.error_line().contains("already runs here") || output.error_line().contains("already has a node here"));
+    assert!(
+        output.error_line().contains("already runs here")
+            || output.error_line().contains("already has a node here")
+    );
     daemon.stop();
 }

@@ -64,7 +64,9 @@ impl Reader {
     }
 
     fn whole(&mut self) -> String {
-        self.thread.take().map(|thread| thread.join().expect("no panic"));
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("no panic");
+        }
         self.text()
     }
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use kvm_ioctls::Kvm;
 use tessera_devices::GuestEnd;
 use tessera_dsm::memory::NodeMemory;
-use tessera_dsm::pager::{Pager, PagerConfig, Tracking};
+use tessera_dsm::pager::{Pager, PagerConfig, PagerHooks, Tracking};
 use tessera_dsm::protocol::LeasePolicy;
 use tessera_dsm::NodeId;
 use tessera_migration::VcpuId;
@@ -192,8 +192,6 @@ impl Cluster {
             let on_failure = Box::new(move |failure: tessera_dsm::pager::PagerFailure| {
                 hears.failed(format!("pager of {me}: {failure}"));
             });
-            let pager =
-                Pager::start(config, Arc::clone(&memory), std::mem::take(&mut mesh[index]), on_failure).expect("pager");
             let wires = Wires {
                 me,
                 to: lines.iter().map(|line| Mutex::new(line.clone())).collect(),
@@ -209,6 +207,8 @@ impl Cluster {
                 tsc_offset_ticks,
             };
             let machine = Machine::new(machine_spec, &memory, Arc::new(wires), Arc::clone(&listener) as _).expect("machine");
+            let hooks = PagerHooks { on_failure, tables: machine.take_table_cache() };
+            let pager = Pager::start(config, Arc::clone(&memory), std::mem::take(&mut mesh[index]), hooks).expect("pager");
             let reader = Some(read(inbox, Arc::clone(&machine)));
             built.push(Node { machine, pager, memory, reader });
         }

@@ -11,7 +11,7 @@ use anyhow::{bail, ensure, Context, Result};
 use crate::cleanup::{OwnedChild, TemporaryDir};
 use crate::kernels::{Kernel, Series};
 use crate::progress::Step;
-use crate::shell;
+use crate::{qemu, shell};
 
 /// Running nodes. They end when this value goes.
 pub struct LocalNodes {
@@ -119,7 +119,7 @@ fn boot_stock_kernel() -> Result<()> {
     let kernel = Kernel::get(Series::Bookworm)?;
     let dir = TemporaryDir::new("tessera-probe")?;
     let console = dir.path().join("console");
-    let mut command = Command::new("qemu-system-x86_64");
+    let mut command = Command::new(qemu::program()?);
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-m", "256M"]);
     command.args(["-machine", "pc", "-accel", "kvm", "-cpu", "host", "-append", "console=ttyS0 panic=-1"]);
     command.arg("-serial").arg(format!("file:{}", console.display())).arg("-kernel").arg(kernel.image());

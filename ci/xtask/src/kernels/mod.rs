@@ -6,13 +6,13 @@ mod vmlinux;
 pub use modules::Module;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{bail, ensure, Context, Result};
 
 use crate::setup::release;
-use crate::{paths, shell};
+use crate::{debs, paths, shell};
 
 /// Which stock kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -110,27 +110,14 @@ impl Kernel {
     fn fetch(series: Series) -> Result<Self> {
         let package = resolve(series)?;
         let release = package.trim_start_matches("linux-image-").to_owned();
-        paths::make_dir(&cache())?;
-        let work = cache().join(format!(".{release}.{}", std::process::id()));
-        paths::make_dir(&work)?;
-        let outcome = download(&package, series, &work).and_then(|()| {
-            let tree = work.join("tree");
-            let kernel = Self { dir: cache().join(&release), release: release.clone() };
-            // Another xtask may have been quicker: its copy is as good.
-            if !kernel.dir.exists() {
-                fs::rename(&tree, &kernel.dir).or_else(|error| {
-                    if kernel.dir.exists() {
-                        Ok(())
-                    } else {
-                        Err(error)
-                    }
-                })?;
-            }
-            ensure!(kernel.image().is_file(), "package {package} has no {}", kernel.image().display());
-            Ok(kernel)
-        });
-        let _ = fs::remove_dir_all(&work);
-        outcome
+        let exact = match series {
+            Series::Bookworm => package.clone(),
+            Series::Backports => format!("{package}/{}", series.target_release()),
+        };
+        let kernel = Self { dir: cache().join(&release), release };
+        debs::fetch(&[exact], &kernel.dir)?;
+        ensure!(kernel.image().is_file(), "package {package} has no {}", kernel.image().display());
+        Ok(kernel)
     }
 }
 
@@ -151,21 +138,4 @@ fn resolve(series: Series) -> Result<String> {
         bail!("{meta} is kernel {package}, expected {}", series.name());
     }
     Ok(format!("linux-image-{package}"))
-}
-
-fn download(package: &str, series: Series, work: &Path) -> Result<()> {
-    let exact = match series {
-        Series::Bookworm => package.to_owned(),
-        Series::Backports => format!("{package}/{}", series.target_release()),
-    };
-    // apt's own user cannot write here; as root it would warn about that at each file.
-    shell::output(
-        Command::new("apt-get").args(["-o", "APT::Sandbox::User=root", "download", &exact]).current_dir(work),
-    )?;
-    let deb = fs::read_dir(work)?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|path| path.extension().is_some_and(|ending| ending == "deb"))
-        .with_context(|| format!("apt-get download {exact} left no package"))?;
-    shell::output(Command::new("dpkg-deb").arg("-x").arg(deb).arg(work.join("tree")))?;
-    Ok(())
 }

@@ -1,6 +1,6 @@
 //! `cargo xtask setup`: installs what the lab needs, says what, once.
 
-mod packages;
+pub mod packages;
 pub mod release;
 mod sources;
 
@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::kernels::{Kernel, Series};
 use crate::progress::Step;
+use crate::qemu;
 
 /// Options of `cargo xtask setup`.
 #[derive(clap::Args)]
@@ -20,6 +21,7 @@ pub struct Args {}
 /// When something is missing and cannot be installed.
 pub fn main(_: &Args) -> Result<()> {
     ensure()?;
+    println!("QEMU: {}", qemu::program()?.display());
     for series in [Series::Bookworm, Series::Backports] {
         println!("kernel {}: {}", series.name(), Kernel::get(series)?.release);
     }
@@ -33,6 +35,7 @@ pub fn main(_: &Args) -> Result<()> {
 /// As [`main`].
 pub fn ensure() -> Result<()> {
     packages::ensure()?;
+    qemu::ensure()?;
     for series in [Series::Bookworm, Series::Backports] {
         if Kernel::cached(series).is_none() {
             let step = Step::start(format!("fetching the stock kernel {}", series.name()));

@@ -10,7 +10,6 @@ use crate::shell;
 /// One package and how to see that it is not needed any more.
 struct Package {
     name: &'static str,
-    from_backports: bool,
     /// A program or file that it brings.
     brings: Brings,
     why: &'static str,
@@ -19,51 +18,21 @@ struct Package {
 enum Brings {
     Program(&'static str),
     File(&'static str),
-    /// QEMU of at least this major version.
-    Qemu(u32),
 }
 
 const PACKAGES: &[Package] = &[
     Package {
-        name: "qemu-system-x86",
-        from_backports: true,
-        brings: Brings::Qemu(8),
-        why: "the hosts of the lab (version 8 or newer)",
-    },
-    Package {
         name: "busybox-static",
-        from_backports: false,
         brings: Brings::Program("busybox"),
         why: "the tools inside the lab's hosts",
     },
-    Package {
-        name: "cpio",
-        from_backports: false,
-        brings: Brings::Program("cpio"),
-        why: "checks the images that xtask writes",
-    },
-    Package {
-        name: "xz-utils",
-        from_backports: false,
-        brings: Brings::Program("xz"),
-        why: "unpacks kernel modules",
-    },
-    Package { name: "zstd", from_backports: false, brings: Brings::Program("zstd"), why: "unpacks kernels" },
-    Package {
-        name: "lz4",
-        from_backports: false,
-        brings: Brings::Program("lz4"),
-        why: "unpacks kernels",
-    },
-    Package {
-        name: "gcc",
-        from_backports: false,
-        brings: Brings::Program("gcc"),
-        why: "links Rust programs",
-    },
+    Package { name: "cpio", brings: Brings::Program("cpio"), why: "checks the images that xtask writes" },
+    Package { name: "xz-utils", brings: Brings::Program("xz"), why: "unpacks kernel modules" },
+    Package { name: "zstd", brings: Brings::Program("zstd"), why: "unpacks kernels" },
+    Package { name: "lz4", brings: Brings::Program("lz4"), why: "unpacks kernels" },
+    Package { name: "gcc", brings: Brings::Program("gcc"), why: "links Rust programs" },
     Package {
         name: "libc6-dev",
-        from_backports: false,
         brings: Brings::File("/usr/lib/x86_64-linux-gnu/libc.a"),
         why: "links programs statically",
     },
@@ -74,7 +43,6 @@ impl Brings {
         match self {
             Self::Program(name) => shell::has_program(name),
             Self::File(path) => std::path::Path::new(path).exists(),
-            Self::Qemu(least) => qemu_major().is_some_and(|major| major >= *least),
         }
     }
 }
@@ -98,19 +66,8 @@ pub fn ensure() -> Result<()> {
             release::CODENAME
         );
     }
-    need_root(&list)?;
-    eprintln!("installing from Debian:\n{list}");
-    update_lists()?;
-    for from_backports in [false, true] {
-        let names: Vec<&str> = missing
-            .iter()
-            .filter(|package| package.from_backports == from_backports)
-            .map(|package| package.name)
-            .collect();
-        if !names.is_empty() {
-            install(&names, from_backports)?;
-        }
-    }
+    let names: Vec<&str> = missing.iter().map(|package| package.name).collect();
+    install(&names, &list)?;
     match missing.iter().find(|package| !package.brings.is_there()) {
         Some(package) => {
             bail!("{} was installed, but what the lab needs of it is still not there", package.name)
@@ -156,14 +113,18 @@ pub fn update_lists() -> Result<()> {
     Ok(())
 }
 
-fn install(names: &[&str], from_backports: bool) -> Result<()> {
+/// Installs packages; `why` is for who reads.
+///
+/// # Errors
+/// When this is not root, or what apt says.
+pub fn install(names: &[&str], why: &str) -> Result<()> {
+    need_root(why)?;
+    eprintln!("installing from Debian: {}\n{why}", names.join(" "));
+    update_lists()?;
     let mut command = Command::new("apt-get");
     command.env("DEBIAN_FRONTEND", "noninteractive");
-    command.args(["install", "--yes", "--quiet", "--no-install-recommends"]);
-    if from_backports {
-        command.args(["--target-release", &release::backports()]);
-    }
-    shell::output(command.args(names))?;
+    command.args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(names);
+    shell::output(&mut command)?;
     Ok(())
 }
 
@@ -174,10 +135,4 @@ fn need_root(list: &str) -> Result<()> {
     }
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     bail!("these are missing:\n{list}\nInstalling them needs root. Run once:\n  sudo {cargo} xtask setup")
-}
-
-fn qemu_major() -> Option<u32> {
-    let said = shell::output(Command::new("qemu-system-x86_64").arg("--version")).ok()?;
-    let version = said.split_once("version ")?.1;
-    version.split('.').next()?.parse().ok()
 }

@@ -258,6 +258,7 @@ impl Node {
         let (wanted, deferred) = (self.wanted.len(), self.deferred.len());
         let transactions = self.directory.transactions().len();
         match wanted + deferred + transactions {
+            0 if self.directory.counts_requests() > 0 => Err("finished requests still count".to_owned()),
             0 => Ok(()),
             _ => Err(format!("{wanted} requests, {deferred} deferred, {transactions} transactions are left")),
         }

@@ -16,6 +16,9 @@ use crate::protocol::{Access, Action, Event, LeasePolicy, Node, Rights};
 
 use Access::{Read, Write};
 
+/// More steps than this: some number in a node grows without end.
+const STATES_MAX: usize = 30_000_000;
+
 /// A node's state, kept once however many states of the system it is part of.
 #[derive(Debug)]
 pub struct Kept {
@@ -363,7 +366,7 @@ pub struct Verdict {
 /// Explores all of a model, or until something is wrong.
 pub fn explore(name: &str, protocol: Protocol) -> Verdict {
     let has_fault = protocol.fault.is_some();
-    let checker = protocol.checker().threads(2);
+    let checker = protocol.checker().threads(2).target_state_count(STATES_MAX);
     let checker = match has_fault {
         true => checker.finish_when(HasDiscoveries::AnyFailures),
         false => checker,
@@ -375,6 +378,7 @@ pub fn explore(name: &str, protocol: Protocol) -> Verdict {
         format!("{failure}\n{}", steps.join("\n"))
     });
     let states = checker.unique_state_count();
+    assert!(checker.state_count() < STATES_MAX, "{name}: the states do not end");
     if !has_fault {
         let (depth, total) = (checker.max_depth(), checker.state_count());
         println!("{name}: {states} states, {total} steps, depth {depth}");

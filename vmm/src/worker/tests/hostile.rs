@@ -52,7 +52,9 @@ impl Scene {
     /// The guest must have been ended for a fault of node 1, said in these words.
     fn expect_blamed(mut self, part: &str) {
         match self.launcher.end().0 {
-            EndCause::Failed { node: NodeId(1), what, .. } => assert!(what.contains(part), "{part:?} is not in {what:?}"),
+            EndCause::Failed { node: NodeId(1), what, .. } => {
+                assert!(what.contains(part), "{part:?} is not in {what:?}")
+            }
             other => panic!("node 1 is not blamed: {other:?}"),
         }
     }
@@ -104,7 +106,10 @@ fn a_peer_that_closes_is_lost_with_what_it_held() {
     socket::hang_up(&scene.control.stream);
     let host = scene.spec.host_name(NodeId(1));
     let how = "connection closed".to_owned();
-    assert_eq!(scene.launcher.end().0, EndCause::NodeLost { node: NodeId(1), host, how, pages_alone: Some(12) });
+    assert_eq!(
+        scene.launcher.end().0,
+        EndCause::NodeLost { node: NodeId(1), host, how, pages_alone: Some(12) }
+    );
 }
 
 #[test]
@@ -182,12 +187,13 @@ fn strangers_and_second_connections_do_not_get_in() {
     launcher.send(&Order::Connect);
 
     let wrong_guest = Role::Peer { guest: GuestId(1), from: NodeId(1), channel: Channel::Data };
-    let refused = socket::dial(&daemon.address, wrong_guest, by()).expect_err("no such guest");
+    let refused = socket::dial(&daemon.address, &wrong_guest, by()).expect_err("no such guest");
     assert!(matches!(refused, HelloError::Refused(why) if why.starts_with("no guest ")));
     let out_of_range = Role::Peer { guest: spec.guest, from: NodeId(200), channel: Channel::Data };
-    assert!(socket::dial(&daemon.address, out_of_range, by()).is_err());
+    assert!(socket::dial(&daemon.address, &out_of_range, by()).is_err());
 
-    // A node that the guest does not have, itself, and then one connection twice: all closed, and nothing is confused.
+    // A node that the guest does not have, itself, and then one connection twice: all closed, and nothing is
+    // confused.
     for from in [31, 2, 0] {
         assert!(connect_as(&spec, NodeId(from), Channel::Control).read::<PeerFrame>().is_err());
     }
@@ -220,11 +226,12 @@ fn a_node_that_never_comes_is_named_with_where_it_should_have_come() {
     let spec = spec_over(&[&daemon, &daemon]);
     let mut launcher = create(&spec, NodeId(0));
     launcher.send(&Order::Connect);
-    launcher.expect_failed(&format!("node {0} did not connect within 12 s: can it reach {0}?", daemon.address));
+    launcher
+        .expect_failed(&format!("node {0} did not connect within 12 s: can it reach {0}?", daemon.address));
     let mut unreachable = spec_over(&[&daemon, &daemon]);
     unreachable.hosts[0].address = "127.0.0.1:1".parse().expect("address");
     let role = Role::Create { guest: unreachable.guest, name: unreachable.name.clone() };
-    let mut launcher = Line::dial(&daemon.address, role);
+    let mut launcher = Line::dial(&daemon.address, &role);
     launcher.send(&Order::Configure(Box::new(GuestSpec { me: NodeId(1), ..unreachable })));
     launcher.expect_reached(Stage::Configured);
     launcher.send(&Order::Connect);

@@ -30,7 +30,8 @@ fn three_nodes_come_up_talk_and_end_together() {
     let (_, mut lines) = run_over(&[&a, &b, &c]);
     let machines: Vec<_> = (0..3).map(|node| builder.machine(NodeId(node))).collect();
 
-    // The guest's clock started a moment ago, and is the same everywhere but for what the comparison cannot tell.
+    // The guest's clock started a moment ago, and is the same everywhere but for what the comparison cannot
+    // tell.
     let guest_now = |node: usize| tsc().wrapping_add_signed(machines[node].guest_tsc_offset);
     assert!(guest_now(0) <= tsc() - before);
     for node in 1..3 {
@@ -58,18 +59,20 @@ fn users_are_answered_by_any_node_for_all() {
     let builder = Arc::new(FakeBuilder::default());
     let (a, b) = (TestDaemon::start(&builder), TestDaemon::start(&builder));
     let (_, mut lines) = run_over(&[&a, &b]);
-    let Ok(Answer::Stats(stats)) = ask(&b, Ask::Stats) else { panic!("no figures") };
+    let Ok(Answer::Stats(stats)) = ask(&b, &Ask::Stats) else { panic!("no figures") };
     let owned: Vec<_> = stats.nodes.iter().map(|node| (node.node.0, node.memory.owned_pages)).collect();
     assert_eq!(owned, [(0, 70), (1, 71)]);
     until(|| {
-        let Ok(Answer::Stats(stats)) = ask(&a, Ask::Stats) else { panic!("no figures") };
+        let Ok(Answer::Stats(stats)) = ask(&a, &Ask::Stats) else { panic!("no figures") };
         stats.nodes[1].clock.comparisons > 0
     });
-    let Ok(Answer::Moved(moved)) = ask(&a, Ask::Move { vcpu: 1, to: "0".into() }) else { panic!("not moved") };
+    let Ok(Answer::Moved(moved)) = ask(&a, &Ask::Move { vcpu: 1, to: "0".into() }) else {
+        panic!("not moved")
+    };
     assert_eq!((moved.from, moved.to, moved.blackout_us), (NodeId(1), NodeId(0), 5));
-    let no_stage = ask(&a, Ask::Move { vcpu: 0, to: a.address.to_string() }).expect_err("is there");
+    let no_stage = ask(&a, &Ask::Move { vcpu: 0, to: a.address.to_string() }).expect_err("is there");
     assert!(no_stage.contains("already is on"), "{no_stage}");
-    assert_eq!(ask(&b, Ask::Stop), Ok(Answer::Stopping));
+    assert_eq!(ask(&b, &Ask::Stop), Ok(Answer::Stopping));
     for line in &mut lines {
         assert_eq!(line.end().0, EndCause::Stopped(StopReason::Command));
     }
@@ -95,8 +98,8 @@ fn output_that_nobody_reads_is_bounded_counted_and_in_nobodys_way() {
     let machine = builder.machine(NodeId(0));
     const MIB: usize = 1 << 20;
     (0..64).for_each(|_| machine.events.console(&[b'x'; MIB / 2]));
-    assert!(ask(&a, Ask::Stats).is_ok(), "the guest answers though its console is stuck");
-    assert_eq!(ask(&a, Ask::Stop), Ok(Answer::Stopping));
+    assert!(ask(&a, &Ask::Stats).is_ok(), "the guest answers though its console is stuck");
+    assert_eq!(ask(&a, &Ask::Stop), Ok(Answer::Stopping));
     // As much as there is room for on the way may arrive; all of it is accounted for.
     let (cause, bytes, lost) = lines[0].end();
     assert_eq!(cause, EndCause::Stopped(StopReason::Command));
@@ -111,13 +114,13 @@ fn a_launcher_that_never_reads_does_not_keep_a_worker_alive() {
     let (_, lines) = run_over(&[&a]);
     let machine = builder.machine(NodeId(0));
     (0..64).for_each(|_| machine.events.console(&[b'x'; 1 << 19]));
-    assert_eq!(ask(&a, Ask::Stop), Ok(Answer::Stopping));
+    assert_eq!(ask(&a, &Ask::Stop), Ok(Answer::Stopping));
     until(|| ask_list(&a).is_empty());
     drop(lines);
 }
 
 fn ask_list(daemon: &TestDaemon) -> Vec<crate::control::ask::ListedGuest> {
-    let list: crate::control::ask::GuestList = Line::dial(&daemon.address, Role::List).read().expect("list");
+    let list: crate::control::ask::GuestList = Line::dial(&daemon.address, &Role::List).read().expect("list");
     list.guests
 }
 
@@ -140,7 +143,7 @@ fn a_lost_data_connection_without_explanation_is_a_lost_node() {
     let (a, b) = (TestDaemon::start(&builder), TestDaemon::start(&builder));
     let (spec, mut lines) = run_over(&[&a, &b]);
     until(|| {
-        let Ok(Answer::Stats(stats)) = ask(&a, Ask::Stats) else { panic!("no figures") };
+        let Ok(Answer::Stats(stats)) = ask(&a, &Ask::Stats) else { panic!("no figures") };
         stats.nodes[1].clock.comparisons > 1
     });
     builder.machine(NodeId(0)).events.peer_lost(NodeId(1), "connection reset".into());
@@ -174,7 +177,7 @@ fn orders_that_make_no_sense_are_refused_at_each_stage() {
     let new = || {
         let spec = spec_over(&[&a]);
         let role = Role::Create { guest: spec.guest, name: spec.name.clone() };
-        (Line::dial(&a.address, role), spec)
+        (Line::dial(&a.address, &role), spec)
     };
     let (mut line, _) = new();
     line.send(&Order::Start);
@@ -192,7 +195,10 @@ fn orders_that_make_no_sense_are_refused_at_each_stage() {
 
     let spec = spec_over(&[&a]);
     let connected = || {
-        let mut line = create(&GuestSpec { guest: crate::control::guest::GuestId::random().expect("id"), ..spec.clone() }, NodeId(0));
+        let mut line = create(
+            &GuestSpec { guest: crate::control::guest::GuestId::random().expect("id"), ..spec.clone() },
+            NodeId(0),
+        );
         line.send(&Order::Connect);
         line.expect_reached(Stage::Connected);
         line
@@ -206,7 +212,9 @@ fn orders_that_make_no_sense_are_refused_at_each_stage() {
     let mut line = connected();
     line.send(&Order::Image { image: Image::Kernel, bytes: u64::MAX });
     line.expect_failed("is larger than");
-    for written in [vec![(Gfn(1 << 30), 1)], vec![(Gfn(0), u64::MAX)], vec![(Gfn(0), 0)], vec![(Gfn(0), 1); 5000]] {
+    for written in
+        [vec![(Gfn(1 << 30), 1)], vec![(Gfn(0), u64::MAX)], vec![(Gfn(0), 0)], vec![(Gfn(0), 1); 5000]]
+    {
         let mut line = connected();
         load(&mut line);
         line.send(&Order::Arm(Arming { written, guest_zero_tsc: 0 }));
@@ -220,7 +228,7 @@ fn a_launcher_that_goes_away_at_any_stage_leaves_no_worker() {
     let builder = Arc::new(FakeBuilder::default());
     let (a, b) = (TestDaemon::start(&builder), TestDaemon::start(&builder));
     let spec = spec_over(&[&a, &b]);
-    drop(Line::dial(&a.address, Role::Create { guest: spec.guest, name: spec.name.clone() }));
+    drop(Line::dial(&a.address, &Role::Create { guest: spec.guest, name: spec.name.clone() }));
     until(|| ask_list(&a).is_empty());
     drop(create(&spec_over(&[&a, &b]), NodeId(0)));
     until(|| ask_list(&a).is_empty());

@@ -1,4 +1,5 @@
-//! Workers with a machine that only pretends, driven by a launcher and by peers that the tests play themselves.
+//! Workers with a machine that only pretends, driven by a launcher and by peers that the tests play
+//! themselves.
 
 mod fake;
 mod hostile;
@@ -63,7 +64,7 @@ struct Line {
 }
 
 impl Line {
-    fn dial(address: &HostAddress, role: Role) -> Line {
+    fn dial(address: &HostAddress, role: &Role) -> Line {
         Line::of(socket::dial(address, role, by()).expect("welcome"))
     }
 
@@ -115,7 +116,8 @@ impl Line {
     }
 }
 
-/// A guest's description over these daemons. The nodes claim to be different machines, so that clocks are compared.
+/// A guest's description over these daemons. The nodes claim to be different machines, so that clocks are
+/// compared.
 fn spec_over(daemons: &[&TestDaemon]) -> GuestSpec {
     let mut spec = spec(daemons.len() as u8);
     spec.guest = GuestId::random().expect("urandom");
@@ -129,7 +131,7 @@ fn spec_over(daemons: &[&TestDaemon]) -> GuestSpec {
 /// Starts a worker for `node` and gives it its description.
 fn create(spec: &GuestSpec, node: NodeId) -> Line {
     let role = Role::Create { guest: spec.guest, name: spec.name.clone() };
-    let mut line = Line::dial(&spec.hosts[node.index()].address, role);
+    let mut line = Line::dial(&spec.hosts[node.index()].address, &role);
     line.send(&Order::Configure(Box::new(GuestSpec { me: node, ..spec.clone() })));
     line.expect_reached(Stage::Configured);
     line
@@ -161,13 +163,13 @@ fn run_over(daemons: &[&TestDaemon]) -> (GuestSpec, Vec<Line>) {
 }
 
 /// Asks a node as a user does.
-fn ask(daemon: &TestDaemon, ask: Ask) -> Outcome {
-    let mut line = Line::dial(&daemon.address, Role::Cli { guest: None });
-    line.send(&ask);
+fn ask(daemon: &TestDaemon, ask: &Ask) -> Outcome {
+    let mut line = Line::dial(&daemon.address, &Role::Cli { guest: None });
+    line.send(ask);
     line.read().expect("an outcome")
 }
 
 /// Connects as a node does.
 fn connect_as(spec: &GuestSpec, from: NodeId, channel: Channel) -> Line {
-    Line::dial(&spec.hosts[0].address, Role::Peer { guest: spec.guest, from, channel })
+    Line::dial(&spec.hosts[0].address, &Role::Peer { guest: spec.guest, from, channel })
 }
