@@ -15,7 +15,7 @@ use std::thread;
 use std::time::Duration;
 
 use kvm_bindings::{
-    kvm_enable_cap, kvm_msi, kvm_userspace_memory_region, Msrs, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API,
+    kvm_enable_cap, kvm_msi, kvm_userspace_memory_region, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API,
     KVM_MAX_CPUID_ENTRIES, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS,
 };
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
@@ -195,7 +195,7 @@ fn start() -> Result<()> {
     let tsc_khz = vcpus.first().ok_or("no vCPU")?.get_tsc_khz()?;
     for (vcpu, &(id, _)) in vcpus.iter().zip(&ids) {
         vcpu.set_cpuid2(&cpuid::for_vcpu(&levelled, &VcpuTopology::new(id, &ids, tsc_khz))?)?;
-        vcpu.set_msrs(&Msrs::from_entries(&entry::initial_msrs())?)?;
+        entry::set_initial_msrs(vcpu)?;
         vcpu.set_sregs(&entry::waiting_sregs(vcpu.get_sregs()?))?;
         // KVM delivers nothing to a local APIC that was never set.
         vcpu.set_lapic(&vcpu.get_lapic()?)?;

@@ -115,7 +115,7 @@ fn a_payload_is_loaded_entered_heard_and_ended() {
     let all = cpuid::apic_ids(&[1]).unwrap();
     let topology = VcpuTopology::new(0, &all, vcpu.get_tsc_khz().unwrap());
     vcpu.set_cpuid2(&cpuid::for_vcpu(&levelled, &topology).unwrap()).unwrap();
-    vcpu.set_msrs(&kvm_bindings::Msrs::from_entries(&entry::initial_msrs()).unwrap()).unwrap();
+    entry::set_initial_msrs(&vcpu).unwrap();
     vcpu.set_sregs(&entry::initial_sregs(vcpu.get_sregs().unwrap(), &image.entry)).unwrap();
     vcpu.set_regs(&entry::initial_regs(&image.entry)).unwrap();
     assert_eq!(vcpu.get_sregs().unwrap().apic_base & 0xd00, 0xd00, "KVM took the x2APIC mode");

@@ -122,7 +122,8 @@ pub fn run(cluster: &Cluster, spec: &GuestSpec, follower: &mut dyn Follower) -> 
     let started = Instant::now();
     let mut watch = Watch { started, ready_at: None, outcome: Outcome::default(), line: Vec::new() };
     loop {
-        match launcher.next_before(started + spec.limit)? {
+        let event = launcher.next_before(started + spec.limit).with_context(|| cluster.last_words())?;
+        match event {
             Some(Event::Out(bytes)) => {
                 follower.console(&bytes);
                 for word in watch.console(&bytes) {

@@ -124,7 +124,7 @@ impl Leases {
     pub fn expires(&self, history: History, granted: Micros, collecting: bool, turn: Turn) -> Micros {
         let base = granted.saturating_add(self.policy.base_us);
         // One's own turn may be waiting behind the order: then it is no use to hold on either.
-        if history.level == 0 || !self.mine.is_before(turn) {
+        if !self.mine.is_before(turn) {
             return base;
         }
         let longest = granted.saturating_add(self.span(history.level));

@@ -5,10 +5,12 @@
 //! vCPUs wait for INIT and SIPI. All have their local APIC in x2APIC mode from the start: x2APIC ids are vCPU
 //! ids and need no memory-mapped page.
 
-use kvm_bindings::{kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs};
+use kvm_bindings::{kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs, Msrs};
+use kvm_ioctls::VcpuFd;
 use serde::{Deserialize, Serialize};
 use tessera_abi::boot as at;
 use tessera_abi::port;
+use vmm_sys_util::errno;
 
 use super::place::GuestWriter;
 use super::BootError;
@@ -125,12 +127,18 @@ pub fn waiting_sregs(mut sregs: kvm_sregs) -> kvm_sregs {
     sregs
 }
 
-/// MSRs that firmware would have set, for every vCPU.
-pub fn initial_msrs() -> Vec<kvm_msr_entry> {
-    [MISC_ENABLE, MTRR_DEF_TYPE]
-        .into_iter()
-        .map(|(index, data)| kvm_msr_entry { index, data, ..Default::default() })
-        .collect()
+/// Sets the MSRs that firmware would have set. For every vCPU, after its CPUID.
+///
+/// # Errors
+/// What KVM_SET_MSRS said; EINVAL when it took some and refused others.
+pub fn set_initial_msrs(vcpu: &VcpuFd) -> Result<(), errno::Error> {
+    let entries =
+        [MISC_ENABLE, MTRR_DEF_TYPE].map(|(index, data)| kvm_msr_entry { index, data, ..Default::default() });
+    let list = Msrs::from_entries(&entries).map_err(|_| errno::Error::new(libc::E2BIG))?;
+    match vcpu.set_msrs(&list)? {
+        taken if taken == entries.len() => Ok(()),
+        _ => Err(errno::Error::new(libc::EINVAL)),
+    }
 }
 
 /// A flat segment, accessed, present, with 4 KiB granularity.

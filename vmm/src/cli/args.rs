@@ -99,11 +99,11 @@ pub struct WorkerArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     tessera run --kernel vmlinuz --initramfs initrd.img --memory size=1G\n  \
-    tessera run --hosts a,b:7071 --kernel vmlinuz --cpus boot=4,per-host=[2,2] --memory per-host=[1G,3G]\n\n\
+    tessera run --hosts a,b:7071 --kernel vmlinuz --cpus boot=4 --memory per-host=[1G,3G]\n\n\
     On a terminal, Ctrl-A x quits; Ctrl-A Ctrl-A is one Ctrl-A for the guest.\n\n\
-    Exit status: 0 the guest powered off, or the payload passed; 1 not started, or a node failed; 10 reset (with \
-    --on-reboot exit); 11 the guest panicked; 12 a node was lost; 13 stopped by others; 21 to 120 the payload \
-    ended with code 1 to 100 (more counts as 100); 130 interrupted.")]
+    Exit status: 0 the guest powered off, or the payload passed; 1 not started, or a node failed; \
+    10 reset (with --on-reboot exit); 11 the guest panicked; 12 a node was lost; 13 stopped by others; \
+    21 to 120 the payload ended with code 1 to 100 (more counts as 100); 130 interrupted.")]
 pub struct RunArgs {
     /// What to call the guest
     #[arg(long)]

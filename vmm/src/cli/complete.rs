@@ -8,14 +8,22 @@ use clap::Command;
 pub fn bash(command: &Command) -> String {
     let mut cases = String::new();
     add_cases(command, &mut vec![], &mut cases);
-    format!(
-        "_tessera() {{\n    local word verbs=\"\" i\n    \
-         for ((i = 1; i < COMP_CWORD; i++)); do\n        \
-         word=${{COMP_WORDS[i]}}\n        case \"$word\" in -*) ;; *) verbs=\"$verbs $word\" ;; esac\n    done\n    \
-         case \"$verbs\" in\n{cases}    *) COMPREPLY=($(compgen -f -- \"${{COMP_WORDS[COMP_CWORD]}}\")) ;;\n    esac\n}}\n\
-         complete -o default -F _tessera tessera\n"
-    )
+    SCRIPT.replace("@CASES@", &cases)
 }
+
+/// The script but for its cases: it collects the verbs that are there already, and leaves the rest to them.
+const SCRIPT: &str = r#"_tessera() {
+    local word verbs="" i
+    for ((i = 1; i < COMP_CWORD; i++)); do
+        word=${COMP_WORDS[i]}
+        case "$word" in -*) ;; *) verbs="$verbs $word" ;; esac
+    done
+    case "$verbs" in
+@CASES@    *) COMPREPLY=($(compgen -f -- "${COMP_WORDS[COMP_CWORD]}")) ;;
+    esac
+}
+complete -o default -F _tessera tessera
+"#;
 
 /// One case for each verb; the longest come first, because a case ends with whatever follows its verbs.
 fn add_cases(command: &Command, verbs: &mut Vec<String>, cases: &mut String) {

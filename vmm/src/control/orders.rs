@@ -18,8 +18,8 @@
 //!   Input, Stop           ------>
 //!                         <------  Ended
 //! ```
-//! Every step has a deadline on both sides ([`Stage::limit`]), and the worker answers [`Report::Failed`] in its
-//! place when it cannot be done.
+//! Every step has a deadline on both sides ([`Stage::limit`]), and the worker answers [`Report::Failed`] when it
+//! cannot be done.
 
 use std::fmt;
 use std::time::Duration;

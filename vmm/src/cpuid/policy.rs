@@ -63,6 +63,9 @@ const TAKEN: &[(u32, u32, usize, u32)] = &[
 const GIVEN: &[(u32, u32, usize, u32)] = &[
     // x2APIC, TSC-deadline timer, "runs under a hypervisor".
     (0x1, 0, ECX, bits(&[21, 24, 31])),
+    // Extended destination ids: the IOAPIC's affair, so KVM leaves it to the VMM to say that they are there. Without
+    // them Linux refuses CPUs with APIC ids above 255.
+    (0x4000_0001, 0, EAX, bits(&[15])),
     // Invariant TSC.
     (0x8000_0007, 0, EDX, bits(&[8])),
 ];

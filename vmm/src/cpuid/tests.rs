@@ -135,6 +135,10 @@ fn paravirtual_features_are_masked_and_the_signature_stays() {
     assert_eq!([signature.ebx, signature.ecx, signature.edx], text(b"KVMKVMKVM\0\0\0"));
     assert_eq!(signature.eax, 0x4000_0001);
     let features = get(&leaves, 0x4000_0001, 0);
+    let mut without = amd();
+    ensure(&mut without, 0x4000_0001, 0).eax = 1 << 3;
+    let given = get(&levelled(&[without]).unwrap(), 0x4000_0001, 0).eax;
+    assert_eq!(given, 1 << 15, "extended destination ids are ours to give");
     assert_eq!((features.eax, features.edx), (1 << 1 | 1 << 15, 0));
 }
 

@@ -10,8 +10,8 @@
 //!                                        -> Peer, Cli: handed to the worker over its lifeline
 //! worker exits -> its waiter thread: log, list of lost guests
 //! ```
-//! Workers are started by one thread that lives as long as the daemon, because the kernel ties the death signal
-//! of a child to the *thread* that made it.
+//! Workers are started by one thread that lives as long as the daemon, because the kernel ties the death
+//! signal of a child to the *thread* that made it.
 
 mod connection;
 mod guests;

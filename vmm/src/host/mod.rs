@@ -4,6 +4,7 @@
 
 mod kvm_probe;
 pub mod modules;
+pub mod priority;
 mod proc_files;
 pub mod signals;
 

@@ -24,8 +24,10 @@ impl PrivateMemory {
     pub fn new(bytes: usize, fill: impl FnOnce(&mut [u8])) -> io::Result<Self> {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new anonymous mapping overlaps nothing.
-        let start = unsafe { mmap_anonymous(std::ptr::null_mut(), bytes, protection, MapFlags::PRIVATE | MapFlags::NORESERVE) }?
-            .cast::<u8>();
+        let start = unsafe {
+            mmap_anonymous(std::ptr::null_mut(), bytes, protection, MapFlags::PRIVATE | MapFlags::NORESERVE)
+        }?
+        .cast::<u8>();
         // SAFETY: the mapping is `bytes` long, zeroed, and nobody else knows it yet.
         fill(unsafe { std::slice::from_raw_parts_mut(start, bytes) });
         Ok(PrivateMemory { start, bytes })

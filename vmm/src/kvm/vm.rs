@@ -1,8 +1,8 @@
 //! The VM: local APICs in the kernel, IOAPIC in the VMM, memory slots.
 
 use kvm_bindings::{
-    kvm_enable_cap, kvm_msi, kvm_userspace_memory_region, CpuId, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_CAP_X86_SMM,
-    KVM_CAP_XSAVE2, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS,
+    kvm_enable_cap, kvm_msi, kvm_userspace_memory_region, CpuId, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API,
+    KVM_CAP_X86_SMM, KVM_CAP_XSAVE2, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS,
 };
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use thiserror::Error;
 use vmm_sys_util::errno;
 
 use super::private::PrivateMemory;
+use crate::boot::entry;
 
 /// Guest-physical address of the three pages that KVM wants on Intel for real mode (KVM API 4.35).
 const TSS_ADDRESS: usize = 0xfffb_d000;
@@ -211,6 +212,7 @@ impl Vm {
     pub(super) fn create_helper(&self, id: u32, cpuid: &CpuId) -> Result<VcpuFd, KvmError> {
         let vcpu = call("KVM_CREATE_VCPU", self.fd.create_vcpu(id.into()))?;
         call("KVM_SET_CPUID2", vcpu.set_cpuid2(cpuid))?;
+        call("KVM_SET_MSRS", entry::set_initial_msrs(&vcpu))?;
         let mut sregs = call("KVM_GET_SREGS", vcpu.get_sregs())?;
         sregs.apic_base = APIC_OFF;
         call("KVM_SET_SREGS", vcpu.set_sregs(&sregs))?;
@@ -225,6 +227,7 @@ impl Vm {
     pub fn create_vcpu(&self, apic_id: u32, cpuid: &CpuId) -> Result<VcpuFd, KvmError> {
         let vcpu = call("KVM_CREATE_VCPU", self.fd.create_vcpu(apic_id.into()))?;
         call("KVM_SET_CPUID2", vcpu.set_cpuid2(cpuid))?;
+        call("KVM_SET_MSRS", entry::set_initial_msrs(&vcpu))?;
         let mut sregs = call("KVM_GET_SREGS", vcpu.get_sregs())?;
         sregs.apic_base = APIC_BASE_X2APIC | if apic_id == 0 { APIC_BASE_BSP } else { 0 };
         call("KVM_SET_SREGS", vcpu.set_sregs(&sregs))?;

@@ -143,7 +143,7 @@ impl<'a> GuestRun<'a> {
         while let Some(&first) = waiting.first() {
             match self.next_report(stage, first, by)? {
                 (node, Report::Reached(reached)) if reached == stage => {
-                    waiting.retain(|&other| other != node)
+                    waiting.retain(|&other| other != node);
                 }
                 (node, _) => return Err(self.failure(node, stage, "it answered out of turn".into())),
             }

@@ -1,5 +1,6 @@
 //! What `--report` and `--events json` tell.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
@@ -157,7 +158,19 @@ impl LifeEvent<'_> {
     pub fn tell(&self, format: EventFormat) {
         match (format, serde_json::to_string(self)) {
             (EventFormat::Json, Ok(line)) => eprintln!("{line}"),
-            _ => tracing::info!("{self:?}"),
+            _ => tracing::info!("{self}"),
+        }
+    }
+}
+
+impl fmt::Display for LifeEvent<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LifeEvent::Started { guest, boot_ms } => write!(f, "guest {guest} runs, {boot_ms} ms after its start"),
+            LifeEvent::Ended { guest, message, ran_ms, .. } => {
+                write!(f, "guest {guest} has ended after {ran_ms} ms: {message}")
+            }
+            LifeEvent::Restarting { guest } => write!(f, "guest {guest} is started anew"),
         }
     }
 }

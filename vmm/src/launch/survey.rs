@@ -168,7 +168,8 @@ fn check_frequencies(hosts: &[Surveyed], tolerance_ppm: u32) -> Result<(), Launc
         if apart_ppm > u64::from(tolerance_ppm) {
             return Err(LaunchError::Hosts(format!(
                 "the TSCs of {} ({first} kHz) and {} ({} kHz) differ by {apart_ppm} ppm, \
-                 and the guest's clock cannot follow both: use hosts of one frequency, or accept it with --tsc-tolerance-ppm {apart_ppm}",
+                 and the guest's clock cannot follow both: use hosts of one frequency, \
+                 or accept it with --tsc-tolerance-ppm {apart_ppm}",
                 hosts[0].address, host.address, host.kvm.tsc_khz
             )));
         }

@@ -196,7 +196,8 @@ fn build_vcpus(spec: &MachineSpec, vm: &Vm) -> Result<Vec<VcpuCore>, MachineErro
             Some(first) => Arc::clone(&first.msrs),
             None => Arc::new(vm.msrs(&fd)?),
         };
-        cores.push(VcpuCore { id, fd, msrs, xsave_bytes: vm.xsave_bytes(), tsc_offset_ticks: offset });
+        let (xsave_bytes, crowded) = (vm.xsave_bytes(), host::priority::crowded(places.len()));
+        cores.push(VcpuCore { id, fd, msrs, xsave_bytes, tsc_offset_ticks: offset, crowded });
     }
     Ok(cores)
 }

@@ -9,6 +9,8 @@ use tessera_migration::VcpuId;
 use thiserror::Error;
 use vmm_sys_util::errno;
 
+use crate::host::priority::{self, Priority};
+
 /// Why a vCPU cannot go on.
 #[derive(Debug, Error)]
 pub enum VcpuError {
@@ -62,6 +64,8 @@ pub struct VcpuCore {
     pub xsave_bytes: usize,
     /// What this host adds to its TSC to give the guest's, where the guest never adjusted it.
     pub tsc_offset_ticks: u64,
+    /// The host has fewer CPUs than the guest has vCPUs: proxies must not wait for residents.
+    pub crowded: bool,
 }
 
 impl VcpuCore {
@@ -89,6 +93,15 @@ impl VcpuCore {
     /// The next [`VcpuCore::run`] only finishes what the last exit left open, and comes back as kicked.
     pub fn request_finish(&mut self) {
         self.fd.set_kvm_immediate_exit(1);
+    }
+
+    /// Puts the vCPU's thread into the class that suits what it is about to be.
+    pub fn set_priority(&self, priority: Priority) {
+        if self.crowded {
+            if let Err(error) = priority::set_own(priority) {
+                tracing::debug!("{}: no {priority:?} priority: {error}", self.id);
+            }
+        }
     }
 
     /// Names the KVM call that failed.

@@ -9,6 +9,7 @@ use super::mailbox::{Mail, Transit};
 use super::proxy;
 use super::resident;
 use super::thread::VcpuThread;
+use crate::host::priority::Priority;
 
 /// IA32_TSC_ADJUST: what the guest itself has added to its TSC (SDM 3B 18.17.3).
 const TSC_ADJUST: u32 = 0x3b;
@@ -114,6 +115,7 @@ impl VcpuThread {
     /// The context is on its way: from here on this is a stand-in, and what had arrived is relayed after it.
     fn become_proxy(&mut self) -> Result<Option<MoveEvent>, VcpuError> {
         if let Some(transit) = self.departed.take() {
+            self.core.set_priority(Priority::RealTime);
             self.waiting = proxy::take_over(&mut self.core, &transit.context, &*self.around)?;
         }
         Ok(None)
@@ -146,6 +148,7 @@ impl VcpuThread {
         let offset = self.core.tsc_offset_ticks.wrapping_add(adjust);
         self.core.call("KVM_VCPU_TSC_OFFSET", kvm_ext::set_tsc_offset(&self.core.fd, offset))?;
         self.core.context(context::restore(&self.core.fd, context, self.core.xsave_bytes))?;
+        self.core.set_priority(Priority::Ordinary);
         for interrupt in others {
             self.around.inject_here(self.core.id, interrupt);
         }

@@ -12,6 +12,7 @@ use super::mailbox::{Mail, Mailbox, Transit};
 use super::proxy::{self, Waiting};
 use super::resident::{self, Step};
 use super::surroundings::Surroundings;
+use crate::host::priority::Priority;
 
 /// What a vCPU is on this node when its thread starts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -92,6 +93,7 @@ impl VcpuThread {
     /// Mail, then one step, for ever.
     fn serve(&mut self) -> Result<(), VcpuError> {
         if !self.handover.may_run() {
+            self.core.set_priority(Priority::RealTime);
             self.waiting = proxy::install(&mut self.core)?;
         }
         loop {

@@ -16,7 +16,7 @@ const ROUNDS: u32 = 200;
 /// Rounds that a node may ask of node 0 before the start.
 const ROUNDS_MAX: u32 = 2 * ROUNDS;
 /// Rounds of the running guest that are looked at together.
-const WINDOW: usize = 16;
+const WINDOW: usize = 64;
 
 /// This host's TSC, read after everything before it.
 pub fn tsc() -> u64 {
@@ -61,7 +61,7 @@ pub fn answer_comparison(control: &TcpStream, by: Instant) -> Result<(), FrameEr
     for _ in 0..=ROUNDS_MAX {
         match reader.read(Some(by))? {
             PeerFrame::ClockPing { sent } => {
-                frame::write(&mut writer, &PeerFrame::ClockPong { sent, there: tsc() })?
+                frame::write(&mut writer, &PeerFrame::ClockPong { sent, there: tsc() })?;
             }
             PeerFrame::ClocksCompared => return Ok(()),
             _ => break,

@@ -18,6 +18,7 @@ use crate::control::ending::EndCause;
 use crate::control::frame;
 use crate::control::guest::GuestSpec;
 use crate::control::stats::{FaultStats, MemoryStats, MoveStats, NodeStats, Spread, TrafficStats, VcpuStats};
+use crate::host::priority;
 use crate::machine::{
     Machine, MachineEvents, MachineSpec, PeerLost, PeerMessage, PeerSink, VcpuSpec, VcpuStatus,
 };
@@ -88,6 +89,11 @@ impl UnarmedGuest for Unarmed {
         };
         let hooks = PagerHooks { on_failure: on_pager_failure(events), tables: machine.take_table_cache() };
         let pager = Pager::start(config, self.memory.clone(), data, hooks).map_err(line)?;
+        if priority::crowded(spec.vcpus.len()) {
+            if let Err(error) = pager.set_real_time() {
+                tracing::info!("the pager has no real-time priority: {error}; remote pages take longer");
+            }
+        }
         Ok(Arc::new(KvmGuest { spec, memory: self.memory, machine, pager }))
     }
 }

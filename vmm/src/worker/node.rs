@@ -1,17 +1,16 @@
 //! A node that is connected: its peers, its machine, and what it does with what the peers send.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tessera_dsm::NodeId;
-use tracing::warn;
 
 use super::asks;
 use super::clock::{self, Clock};
 use super::life::Life;
 use super::machine::{GuestEvents, GuestMachine};
 use super::peers::{PeerLink, Peers};
+use crate::control::ask::{Ask, Outcome};
 use crate::control::byte_queue::ByteQueue;
 use crate::control::ending::EndCause;
 use crate::control::frame::{FrameError, FrameReader};
@@ -20,6 +19,7 @@ use crate::control::orders::INPUT_BYTES_MAX;
 use crate::control::peer::{PeerFrame, ASKS_OPEN_MAX};
 use crate::control::socket::{hang_up, DEAD_AFTER};
 use crate::control::stats::NodeStats;
+use crate::host::priority::{self, Priority};
 use crate::time::estimate::Round;
 
 /// Most bytes of console output that wait for the launcher.
@@ -46,7 +46,6 @@ pub struct Node {
     pub input: ByteQueue,
     machine: OnceLock<Arc<dyn GuestMachine>>,
     started: OnceLock<Instant>,
-    asks_open: AtomicUsize,
 }
 
 impl Node {
@@ -61,7 +60,6 @@ impl Node {
             input: ByteQueue::new(INPUT_BYTES_MAX),
             machine: OnceLock::new(),
             started: OnceLock::new(),
-            asks_open: AtomicUsize::new(0),
         }
     }
 
@@ -121,11 +119,23 @@ impl Node {
             let number = link.node().0;
             let thread = |name: String| std::thread::Builder::new().name(name);
             let (node, reading) = (self.clone(), link.clone());
-            thread(format!("peer{number}")).spawn(move || node.read_peer(&reading))?;
+            thread(format!("peer{number}")).spawn(move || {
+                node.hurry();
+                node.read_peer(&reading);
+            })?;
             let (node, telling) = (self.clone(), link.clone());
             thread(format!("alive{number}")).spawn(move || node.tell_alive(&telling))?;
         }
         Ok(())
+    }
+
+    /// Has the calling thread run before the guest's vCPUs, where these may fill the host.
+    fn hurry(&self) {
+        if priority::crowded(self.spec.vcpus.len()) {
+            if let Err(error) = priority::set_own(Priority::RealTime) {
+                tracing::debug!("no real-time priority: {error}");
+            }
+        }
     }
 
     fn tell_alive(&self, link: &PeerLink) {
@@ -212,25 +222,23 @@ impl Node {
         Ok(())
     }
 
-    /// Answers a peer's question without keeping its reader: a move waits for what the reader delivers.
-    fn answer_on_a_thread(self: &Arc<Self>, link: &Arc<PeerLink>, id: u64, ask: crate::control::ask::Ask) {
-        let open = self.asks_open.fetch_add(1, Ordering::SeqCst);
-        let (node, back) = (self.clone(), link.clone());
-        let answer = move || {
-            let outcome = if open < ASKS_OPEN_MAX {
-                asks::answer_peer(&node, &ask)
-            } else {
-                Err("too many questions".into())
-            };
-            node.asks_open.fetch_sub(1, Ordering::SeqCst);
-            let _lost = back.send(&PeerFrame::Answer { id, outcome: Box::new(outcome) });
+    /// Answers a peer's question without keeping its reader: a move waits for what the reader delivers. One question
+    /// too many is refused on the spot: who floods and does not read the answers is soon lost.
+    fn answer_on_a_thread(self: &Arc<Self>, link: &Arc<PeerLink>, id: u64, ask: Ask) {
+        let answer = move |link: &PeerLink, outcome: Outcome| {
+            // If it cannot be sent, the next read finds the connection ended.
+            let _lost = link.send(&PeerFrame::Answer { id, outcome: Box::new(outcome) });
         };
-        if open >= 2 * ASKS_OPEN_MAX {
-            // Who floods does not even get a thread to be refused on.
-            self.asks_open.fetch_sub(1, Ordering::SeqCst);
-        } else if let Err(error) = std::thread::Builder::new().name("ask".into()).spawn(answer) {
-            self.asks_open.fetch_sub(1, Ordering::SeqCst);
-            warn!("cannot answer a question: {error}");
+        let Some(turn) = link.begin_answer() else {
+            return answer(link, Err(format!("{ASKS_OPEN_MAX} questions are open already: try again")));
+        };
+        let (node, back) = (self.clone(), link.clone());
+        let work = move || {
+            answer(&back, asks::answer_peer(&node, &ask));
+            drop(turn);
+        };
+        if let Err(error) = std::thread::Builder::new().name("ask".into()).spawn(work) {
+            answer(link, Err(format!("cannot start a thread: {error}")));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::TcpStream;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{sync_channel, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -29,6 +29,18 @@ pub struct PeerLink {
     ending: AtomicBool,
     asks: Mutex<HashMap<u64, SyncSender<Outcome>>>,
     next_ask: AtomicU64,
+    /// Questions of the peer that are being answered here.
+    answering: Arc<AtomicUsize>,
+}
+
+/// Leave to answer one question; given back when dropped.
+#[derive(Debug)]
+pub struct Turn(Arc<AtomicUsize>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl PeerLink {
@@ -42,6 +54,7 @@ impl PeerLink {
             ending: AtomicBool::new(false),
             asks: Mutex::default(),
             next_ask: AtomicU64::new(0),
+            answering: Arc::default(),
         }
     }
 
@@ -88,6 +101,13 @@ impl PeerLink {
         };
         self.open_asks().remove(&id);
         outcome
+    }
+
+    /// Leave to answer a question of the peer, unless [`ASKS_OPEN_MAX`] are being answered.
+    pub fn begin_answer(&self) -> Option<Turn> {
+        let turn = Turn(self.answering.clone());
+        // A turn that is not given is dropped here, and not counted any more.
+        (turn.0.fetch_add(1, Ordering::SeqCst) < ASKS_OPEN_MAX).then_some(turn)
     }
 
     /// Takes the peer's answer; one that nobody waits for any more is dropped.

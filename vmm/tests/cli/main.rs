@@ -10,3 +10,4 @@ mod faults;
 mod port;
 mod spanning;
 mod support;
+mod terminal;

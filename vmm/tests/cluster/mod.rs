@@ -20,9 +20,7 @@ use tessera_dsm::NodeId;
 use tessera_migration::VcpuId;
 use tessera_vmm::boot::{self, BootSpec, BootVcpu};
 use tessera_vmm::cpuid;
-use tessera_vmm::machine::{
-    Machine, MachineEvents, MachineSpec, PeerLost, PeerMessage, PeerSink, VcpuSpec,
-};
+use tessera_vmm::machine::{Machine, MachineEvents, MachineSpec, PeerLost, PeerMessage, PeerSink, VcpuSpec};
 
 /// No test guest runs longer: a hang, not a measure.
 pub const HANG: Duration = Duration::from_secs(300);
@@ -62,7 +60,10 @@ impl ClusterSpec {
         }
     }
 
-    pub fn meddle(mut self, meddler: impl Fn(NodeId, NodeId, &PeerMessage) -> Verdict + Send + Sync + 'static) -> Self {
+    pub fn meddle(
+        mut self,
+        meddler: impl Fn(NodeId, NodeId, &PeerMessage) -> Verdict + Send + Sync + 'static,
+    ) -> Self {
         self.meddler = Some(Arc::new(meddler));
         self
     }
@@ -162,7 +163,8 @@ impl Cluster {
             })
             .collect();
         let kvm = Kvm::new().expect("/dev/kvm");
-        let supported = kvm.get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES).expect("CPUID").as_slice().to_vec();
+        let supported =
+            kvm.get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES).expect("CPUID").as_slice().to_vec();
         let tsc_khz = tsc_khz(&kvm);
         let memories: Vec<_> = (0..nodes).map(|_| NodeMemory::new(layout.clone()).expect("memory")).collect();
         let apics: Vec<String> = vcpus.iter().map(|vcpu| vcpu.apic_id.to_string()).collect();
@@ -206,9 +208,11 @@ impl Cluster {
                 tsc_khz,
                 tsc_offset_ticks,
             };
-            let machine = Machine::new(machine_spec, &memory, Arc::new(wires), Arc::clone(&listener) as _).expect("machine");
+            let machine = Machine::new(machine_spec, &memory, Arc::new(wires), Arc::clone(&listener) as _)
+                .expect("machine");
             let hooks = PagerHooks { on_failure, tables: machine.take_table_cache() };
-            let pager = Pager::start(config, Arc::clone(&memory), std::mem::take(&mut mesh[index]), hooks).expect("pager");
+            let pager = Pager::start(config, Arc::clone(&memory), std::mem::take(&mut mesh[index]), hooks)
+                .expect("pager");
             let reader = Some(read(inbox, Arc::clone(&machine)));
             built.push(Node { machine, pager, memory, reader });
         }
@@ -223,7 +227,9 @@ impl Cluster {
     pub fn place(&self, vcpu: VcpuId) -> NodeId {
         let says = |node: &Node| node.machine.vcpus()[vcpu.index()].node;
         let own = |index: usize| says(&self.nodes[index]) == NodeId(index as u8);
-        (0..self.nodes.len()).find(|&index| own(index)).map_or_else(|| says(&self.nodes[0]), |i| NodeId(i as u8))
+        (0..self.nodes.len())
+            .find(|&index| own(index))
+            .map_or_else(|| says(&self.nodes[0]), |i| NodeId(i as u8))
     }
 
     /// Moves a vCPU from where it is.
@@ -238,14 +244,16 @@ impl Cluster {
     /// Moves random vCPUs out of `which` to random other nodes until the guest ends or `moves` are made; gives how
     /// many were. The seed is printed; `TESSERA_SEED` sets it.
     pub fn keep_moving(&self, which: &[u16], moves: usize) -> usize {
-        let seed = std::env::var("TESSERA_SEED").ok().map_or(0x7e55e4a, |text| text.parse().expect("a number"));
+        let seed =
+            std::env::var("TESSERA_SEED").ok().map_or(0x7e55e4a, |text| text.parse().expect("a number"));
         println!("moves: TESSERA_SEED={seed}");
         let mut random = Random(seed);
         let mut made = 0;
         while made < moves && !self.ended() {
             let vcpu = VcpuId(which[random.below(which.len())]);
             let from = self.place(vcpu);
-            let to = NodeId(((from.index() + 1 + random.below(self.nodes.len() - 1)) % self.nodes.len()) as u8);
+            let to =
+                NodeId(((from.index() + 1 + random.below(self.nodes.len() - 1)) % self.nodes.len()) as u8);
             match self.move_vcpu(vcpu, to) {
                 Ok(_) => made += 1,
                 // Between INIT and SIPI, or at the very end.

@@ -5,6 +5,7 @@ pub mod exec;
 pub mod guest_verb;
 pub mod host;
 pub mod network;
+mod turn;
 pub mod verbs;
 
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ use crate::kernels::{Kernel, Series};
 use crate::progress::Step;
 use host::{Host, HostSpec};
 use network::HostIndex;
+use turn::Turn;
 
 /// The most hosts that a lab may have.
 pub const MAX_HOSTS: usize = 8;
@@ -38,6 +40,8 @@ pub struct LabSpec {
     pub tessera: Option<PathBuf>,
     /// Files for host 0.
     pub files: Vec<Extra>,
+    /// Files for all hosts.
+    pub files_everywhere: Vec<Extra>,
     /// How long the hosts may take to boot.
     pub boot_limit: Duration,
 }
@@ -57,6 +61,7 @@ impl Default for LabSpec {
             nested_paging: false,
             tessera: None,
             files: Vec::new(),
+            files_everywhere: Vec::new(),
             boot_limit: Duration::from_secs(180),
         }
     }
@@ -67,6 +72,7 @@ pub struct Lab {
     // Before the folder: the processes end first.
     hosts: Vec<Host>,
     _dir: TemporaryDir,
+    _turn: Turn,
 }
 
 impl Lab {
@@ -81,13 +87,14 @@ impl Lab {
             spec.hosts
         );
         let kernel = Kernel::get(spec.kernel)?;
+        let turn = Turn::wait()?;
         let dir = TemporaryDir::new("tessera-lab")?;
         let image = HostImage {
             kernel: &kernel,
             nested_paging: spec.nested_paging,
             tessera: spec.tessera.as_deref(),
         };
-        let common = images::host(&image)?;
+        let common = [images::host(&image)?, images::extras(&spec.files_everywhere)?].concat();
         let initramfs = dir.path().join("host.cpio");
         std::fs::write(&initramfs, &common)?;
         let first = dir.path().join("host-1.cpio");
@@ -116,7 +123,7 @@ impl Lab {
             host.wait_ready(started + spec.boot_limit)?;
         }
         step.done("ready");
-        Ok(Self { hosts, _dir: dir })
+        Ok(Self { hosts, _dir: dir, _turn: turn })
     }
 
     /// Its hosts.

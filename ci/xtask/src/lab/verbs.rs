@@ -63,7 +63,7 @@ impl HostOptions {
 pub struct Exec {
     #[command(flatten)]
     host_options: HostOptions,
-    /// Put this file into the first host as /put/NAME (FILE=PATH: as PATH). May be given several times.
+    /// Put this file into all hosts as /put/NAME (FILE=PATH: as PATH). May be given several times.
     #[arg(long, value_name = "FILE[=PATH]")]
     put: Vec<String>,
     /// Build `tessera`, put it into every host and start a node on each.
@@ -72,7 +72,7 @@ pub struct Exec {
     /// Most seconds that the command may take.
     #[arg(long, default_value_t = 600, value_name = "S")]
     timeout: u64,
-    /// Run the command on every host, one after another, and not only on the first. Files go to the first.
+    /// Run the command on every host, one after another, and not only on the first.
     #[arg(long)]
     everywhere: bool,
     /// The command and its arguments.
@@ -89,7 +89,7 @@ pub struct Exec {
 pub struct Shell {
     #[command(flatten)]
     host_options: HostOptions,
-    /// Put this file into the first host as /put/NAME (FILE=PATH: as PATH). May be given several times.
+    /// Put this file into all hosts as /put/NAME (FILE=PATH: as PATH). May be given several times.
     #[arg(long, value_name = "FILE[=PATH]")]
     put: Vec<String>,
     /// Build `tessera`, put it into every host and start a node on each.
@@ -125,7 +125,7 @@ pub fn main(verb: &Verb) -> Result<i32> {
 fn exec(options: &Exec) -> Result<i32> {
     setup::ensure()?;
     let mut spec = options.host_options.spec();
-    spec.files = options.put.iter().map(|put| extra(put)).collect::<Result<_>>()?;
+    spec.files_everywhere = options.put.iter().map(|put| extra(put)).collect::<Result<_>>()?;
     if options.tessera {
         spec.tessera = builds::static_programs(&[builds::TESSERA])?.pop();
     }

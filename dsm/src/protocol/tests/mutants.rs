@@ -350,7 +350,7 @@ fn caught_by(mutant: Fault) -> Vec<&'static str> {
     if (1..=60).any(|seed| simulate(seed, 600, Some(mutant)).is_err()) {
         catchers.push("simulator");
     }
-    if contend(8, 2, 4_000, Some(mutant)).is_err() {
+    if contend(8, 4, 20_000, Some(mutant)).is_err() {
         catchers.push("contention");
     }
     catchers

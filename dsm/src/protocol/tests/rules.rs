@@ -412,6 +412,25 @@ fn an_overtaken_read_that_became_a_shared_copy_is_answered_at_once() {
 }
 
 #[test]
+fn a_write_that_joined_an_overtaken_read_has_been_served_by_the_extent() {
+    let mut bench = Bench::new(3, &[0]);
+    bench.fault(1, PAGE, Read);
+    bench.fault(1, NEIGHBOUR, Read);
+    bench.fault(1, NEIGHBOUR, Write);
+    bench.deliver(1, 0);
+    bench.deliver(0, 1);
+    bench.fault(2, NEIGHBOUR, Read);
+    bench.deliver(2, 0);
+    bench.deliver(0, 1);
+    bench.deliver(1, 2);
+    bench.deliver(2, 0);
+    bench.deliver(1, 0);
+    // Not followed by a request to write, which nobody waits for any more.
+    assert_eq!(bench.deliver(0, 1), [Action::Wake { gfn: NEIGHBOUR, rights: Read }]);
+    bench.quiet();
+}
+
+#[test]
 fn waiting_requests_are_served_first_come_first_served_within_one_turn() {
     let mut bench = Bench::new(5, &[0]);
     bench.make(0, PAGE, Write);

@@ -83,8 +83,9 @@ impl Line {
 
     /// The next report that is not a sign of life.
     fn report(&mut self) -> Report {
+        let by = by();
         loop {
-            match self.read().expect("a report") {
+            match self.reader.read(Some(by)).expect("a report") {
                 Report::Alive => {}
                 report => return report,
             }
