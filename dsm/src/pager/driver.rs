@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use super::borrow::{BorrowRequest, Lent, PageRun, Tickets};
 use super::tables::TableCache;
+use super::hot::HotPages;
 use super::pages::{Bytes, GuestPages, PagesError, ZERO_PAGE};
 use super::waiting::{access_of, Served, WaitingFaults};
 use super::{Bell, Command, PagerConfig, PagerError, PagerFailure, PagerStats, COMMANDS_MAX};
@@ -69,6 +70,7 @@ pub(super) struct Driver {
     /// The page that came with the message being handled.
     received: Box<[u8; PAGE_BYTES]>,
     waiting: WaitingFaults,
+    hot: HotPages,
     /// Counts events, so that a fault served by its own event is known.
     step: u64,
 }
@@ -84,6 +86,7 @@ impl Driver {
     ) -> Result<Self, PagerError> {
         let PagerConfig { me, nodes, preloaded, lease, .. } = config;
         let layout = Arc::new(memory.layout().clone());
+        let hot = HotPages::new(&layout);
         let node = Node::new(NodeConfig { me, nodes, layout, lease, preloaded });
         drop_strays(&node, &memory)?;
         let mut pages = GuestPages::new(memory, tables)?;
@@ -115,6 +118,7 @@ impl Driver {
             actions: Vec::new(),
             received: Box::new([0; PAGE_BYTES]),
             waiting: WaitingFaults::default(),
+            hot,
             step: 0,
         })
     }
@@ -185,6 +189,9 @@ impl Driver {
             let Some(gfn) = self.pages.memory().gfn_of_hva(fault.hva) else {
                 return Err(here(format!("a fault at {:#x} is outside guest memory", fault.hva)));
             };
+            if let Some(index) = self.pages.memory().layout().index(gfn) {
+                self.hot.record(index, access_of(fault.kind));
+            }
             self.waiting.begin(gfn, fault.kind, self.now(), self.step + 1);
             self.handle(Event::Fault { gfn, access: access_of(fault.kind) }, Body::None)?;
         }
@@ -396,6 +403,7 @@ impl Driver {
             uffd: self.pages.counts(),
             discards: self.pages.discards(),
             forgotten_tables: self.pages.forgotten(),
+            hottest: self.hot.hottest(self.pages.memory().layout()),
             resident_bytes: self.pages.memory().resident_bytes(),
             protocol: self.node.counters(),
             holdings: self.node.holdings(),

@@ -19,6 +19,7 @@
 
 mod borrow;
 mod driver;
+mod hot;
 mod pages;
 mod stats;
 mod tables;
@@ -44,6 +45,7 @@ use crate::protocol::{Access, LeasePolicy};
 
 pub use borrow::{BorrowError, Borrowed, BORROW_PAGES_MAX};
 pub use pages::PagesError;
+pub use hot::{HotPage, HOTTEST_MAX};
 pub use stats::{LatencyStats, PagerStats};
 pub use tables::TableCache;
 

@@ -1,5 +1,6 @@
 //! What a pager has measured.
 
+use super::hot::HotPage;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
@@ -108,6 +109,8 @@ pub struct PagerStats {
     pub protocol: Counters,
     /// What the node holds now.
     pub holdings: Holdings,
+    /// The pages that fault most, the hottest first; of merged figures, those of one node after the other.
+    pub hottest: Vec<HotPage>,
 }
 
 impl PagerStats {
@@ -122,6 +125,7 @@ impl PagerStats {
         self.links.merge(&other.links);
         self.uffd.merge(&other.uffd);
         self.discards += other.discards;
+        self.hottest.extend_from_slice(&other.hottest);
         self.forgotten_tables += other.forgotten_tables;
         self.resident_bytes += other.resident_bytes;
         merge_counters(&mut self.protocol, &other.protocol);
@@ -173,7 +177,8 @@ fn merge_counters(sum: &mut Counters, other: &Counters) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::hot::HotPage;
+use super::*;
 
     fn recorded(latencies: impl IntoIterator<Item = u64>) -> LatencyStats {
         let mut recorder = LatencyRecorder::default();

@@ -20,7 +20,10 @@ pub fn restore(vcpu: &VcpuFd, context: &VcpuContext, xsave_bytes: usize) -> Resu
     }
     call("KVM_SET_SREGS", vcpu.set_sregs(&context.sregs))?;
     call("KVM_SET_REGS", vcpu.set_regs(&context.regs))?;
-    call("KVM_SET_XCRS", vcpu.set_xcrs(&context.xcrs))?;
+    // A CPU without XSAVE has no XCRs, and KVM refuses to set none.
+    if context.xcrs.nr_xcrs > 0 {
+        call("KVM_SET_XCRS", vcpu.set_xcrs(&context.xcrs))?;
+    }
     write_xsave(vcpu, &context.xsave, xsave_bytes)?;
     call("KVM_SET_DEBUGREGS", vcpu.set_debug_regs(&context.debug))?;
     context.apic.restore(vcpu)?;

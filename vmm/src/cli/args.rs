@@ -313,8 +313,8 @@ mod tests {
     #[test]
     fn a_full_command_line_is_understood() {
         let request = request(
-            "tessera run --name g --hosts a,b:1 --kernel k --initramfs i --cmdline -x --cpus boot=4,per-host=[1,3] \
-             --memory size=2G,per-host=[512M,1536M] --lease-us 100 --report r --on-reboot exit --events json \
+            "tessera run --name g --hosts a,b:1 --kernel k --initramfs i --cmdline -x \
+             --cpus boot=4,per-host=[1,3] --memory size=2G,per-host=[512M,1536M] --lease-us 100 --report r --on-reboot exit --events json \
              --allow-table-page-writes --tsc-tolerance-ppm 5",
         )
         .expect("valid");

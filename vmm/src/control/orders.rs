@@ -18,8 +18,8 @@
 //!   Input, Stop           ------>
 //!                         <------  Ended
 //! ```
-//! Every step has a deadline on both sides ([`Stage::limit`]), and the worker answers [`Report::Failed`] when it
-//! cannot be done.
+//! Every step has a deadline on both sides ([`Stage::limit`]). A worker that cannot do what it is told
+//! answers [`Report::Failed`].
 
 use std::fmt;
 use std::time::Duration;

@@ -1,6 +1,7 @@
 //! The figures of one node, as `tessera stats` and the report show them.
 
 use serde::{Deserialize, Serialize};
+use tessera_dsm::pager::HotPage;
 use tessera_dsm::NodeId;
 
 /// A distribution in microseconds.
@@ -124,6 +125,8 @@ pub struct NodeStats {
     pub traffic: TrafficStats,
     /// The clock.
     pub clock: ClockStats,
+    /// The pages that fault most.
+    pub hottest: Vec<HotPage>,
 }
 
 impl NodeStats {
@@ -140,6 +143,7 @@ impl NodeStats {
             accesses_forwarded: 0,
             traffic: TrafficStats::default(),
             clock: ClockStats::default(),
+            hottest: vec![],
         }
     }
 }

@@ -166,7 +166,9 @@ impl LifeEvent<'_> {
 impl fmt::Display for LifeEvent<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            LifeEvent::Started { guest, boot_ms } => write!(f, "guest {guest} runs, {boot_ms} ms after its start"),
+            LifeEvent::Started { guest, boot_ms } => {
+                write!(f, "guest {guest} runs, {boot_ms} ms after its start")
+            }
             LifeEvent::Ended { guest, message, ran_ms, .. } => {
                 write!(f, "guest {guest} has ended after {ran_ms} ms: {message}")
             }

@@ -221,6 +221,7 @@ impl GuestMachine for KvmGuest {
             stats.memory.owned_pages = self.spec.layout.pages();
         }
         stats.faults = faults(&pager);
+        stats.hottest.clone_from(&pager.hottest);
         stats.traffic = TrafficStats {
             bytes_in: pager.links.bytes_in,
             bytes_out: pager.links.bytes_out,
