@@ -21,6 +21,7 @@ const LOG_LINES: usize = 40;
 pub fn run() -> ExitCode {
     mount_all();
     open_console();
+    start_waiting_cpus();
     say_ready();
     let cmdline = fs::read_to_string("/proc/cmdline").unwrap_or_default();
     let orders = Orders::from_cmdline(&cmdline);
@@ -46,6 +47,18 @@ fn mount_all() {
         // SAFETY: C strings that live for ever; no data.
         unsafe {
             libc::mount(kind.as_ptr(), place.as_ptr(), kind.as_ptr(), 0, std::ptr::null());
+        }
+    }
+}
+
+/// Brings up the CPUs that `maxcpus=` on the command line has kept waiting. (Over several hosts the kernel's own start-up
+/// is much faster on one CPU: until the clock is a good one, every CPU's periodic tick writes the same few pages.)
+fn start_waiting_cpus() {
+    for place in fs::read_dir("/sys/devices/system/cpu").into_iter().flatten().flatten() {
+        let online = place.path().join("online");
+        if fs::read_to_string(&online).is_ok_and(|state| state.trim() == "0") {
+            // One that does not come up shows in the number of CPUs that are reported.
+            let _ = fs::write(&online, "1");
         }
     }
 }

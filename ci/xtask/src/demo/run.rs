@@ -96,7 +96,7 @@ fn run_on(cluster: &Cluster, plan: &Plan, hosts: usize) -> Result<(Outcome, Move
         memory_mib: plan.memory_mib,
         kernel: images::kernel_name(plan.kernel),
         initramfs: images::GUEST_INITRAMFS.to_owned(),
-        cmdline: format!("console=ttyS0 tessera.run={}", plan.workload),
+        cmdline: format!("console=ttyS0 quiet maxcpus=1 tessera.run={}", plan.workload),
         limit: plan.limit,
     };
     let places = if hosts == 1 { "one host".to_owned() } else { format!("{hosts} hosts, vCPUs moving") };

@@ -30,7 +30,7 @@ pub struct Run {
     #[arg(long, value_name = "FILE")]
     initramfs: Option<PathBuf>,
     /// What is added to the guest's kernel command line.
-    #[arg(long, default_value = "console=ttyS0", value_name = "STRING")]
+    #[arg(long, default_value = "console=ttyS0 maxcpus=1", value_name = "STRING")]
     cmdline: String,
     /// Virtual CPUs of the guest.
     #[arg(long, default_value_t = 2, value_name = "N")]
