@@ -12,16 +12,17 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::Timespec;
 use rustix::io::Errno;
 
+use super::ahead::ReadAhead;
 use super::borrow::{BorrowRequest, Lent, PageRun, Tickets};
-use super::tables::TableCache;
 use super::hot::HotPages;
 use super::pages::{Bytes, GuestPages, PagesError, ZERO_PAGE};
+use super::tables::TableCache;
 use super::waiting::{access_of, Served, WaitingFaults};
 use super::{Bell, Command, PagerConfig, PagerError, PagerFailure, PagerStats, COMMANDS_MAX};
 use crate::ids::{Gfn, NodeId, NodeSet, EXTENT_PAGES, PAGE_BYTES};
 use crate::link::{Connection, Flushed, Link, LinkCounts, LinkError};
 use crate::memory::NodeMemory;
-use crate::protocol::{Access, Action, Contents, Event, Message, Micros, Node, NodeConfig};
+use crate::protocol::{Access, Action, Contents, Event, Message, Micros, Node, NodeConfig, Rights};
 use crate::uffd::{FaultBatch, Waiters};
 use crate::wire::Body;
 
@@ -71,6 +72,8 @@ pub(super) struct Driver {
     received: Box<[u8; PAGE_BYTES]>,
     waiting: WaitingFaults,
     hot: HotPages,
+    ahead: ReadAhead,
+    read_ahead: u64,
     /// Counts events, so that a fault served by its own event is known.
     step: u64,
 }
@@ -119,6 +122,8 @@ impl Driver {
             received: Box::new([0; PAGE_BYTES]),
             waiting: WaitingFaults::default(),
             hot,
+            ahead: ReadAhead::new(),
+            read_ahead: 0,
             step: 0,
         })
     }
@@ -193,9 +198,28 @@ impl Driver {
                 self.hot.record(index, access_of(fault.kind));
             }
             self.waiting.begin(gfn, fault.kind, self.now(), self.step + 1);
-            self.handle(Event::Fault { gfn, access: access_of(fault.kind) }, Body::None)?;
+            let access = access_of(fault.kind);
+            self.handle(Event::Fault { gfn, access }, Body::None)?;
+            if access == Access::Read {
+                self.read_ahead(gfn)?;
+            }
         }
         self.flush()
+    }
+
+    /// Asks for the pages behind one that a load waits for, if it is part of a stream.
+    fn read_ahead(&mut self, gfn: Gfn) -> Result<(), PagerFailure> {
+        if self.node.rights(gfn) != Rights::None {
+            return Ok(());
+        }
+        for page in self.ahead.fault(gfn) {
+            let known = self.pages.memory().layout().index(page).is_some();
+            if known && self.node.rights(page) == Rights::None {
+                self.read_ahead += 1;
+                self.handle(Event::Fault { gfn: page, access: Access::Read }, Body::None)?;
+            }
+        }
+        Ok(())
     }
 
     fn serve_peer(&mut self, from: NodeId, flags: EventFlags) -> Result<(), PagerFailure> {
@@ -403,6 +427,7 @@ impl Driver {
             uffd: self.pages.counts(),
             discards: self.pages.discards(),
             forgotten_tables: self.pages.forgotten(),
+            read_ahead: self.read_ahead,
             hottest: self.hot.hottest(self.pages.memory().layout()),
             resident_bytes: self.pages.memory().resident_bytes(),
             protocol: self.node.counters(),

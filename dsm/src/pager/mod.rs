@@ -17,6 +17,7 @@
 //! not hold. To the peers a node that stops looks like one that is lost, so an orderly end is agreed on beforehand
 //! and failures are ignored from then on. [`NodeMemory`] outlives the pager, and KVM's memory slots.
 
+mod ahead;
 mod borrow;
 mod driver;
 mod hot;
@@ -44,8 +45,8 @@ use crate::memory::{MemoryError, NodeMemory};
 use crate::protocol::{Access, LeasePolicy};
 
 pub use borrow::{BorrowError, Borrowed, BORROW_PAGES_MAX};
-pub use pages::PagesError;
 pub use hot::{HotPage, HOTTEST_MAX};
+pub use pages::PagesError;
 pub use stats::{LatencyStats, PagerStats};
 pub use tables::TableCache;
 

@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::ids::{Extent, Gfn, EXTENT_BYTES, EXTENT_PAGES, PAGE_BYTES};
 use super::tables::{may_be_table, TableCache};
+use crate::ids::{Extent, Gfn, EXTENT_BYTES, EXTENT_PAGES, PAGE_BYTES};
 use crate::memory::{MemoryError, NodeMemory};
 use crate::protocol::Access;
 use crate::uffd::{Fault, FaultBatch, Placed, Protection, UffdCounts, UffdError, Userfaultfd, Waiters};

@@ -109,6 +109,8 @@ pub struct PagerStats {
     pub protocol: Counters,
     /// What the node holds now.
     pub holdings: Holdings,
+    /// Pages asked for because they lie behind one that was waited for.
+    pub read_ahead: u64,
     /// The pages that fault most, the hottest first; of merged figures, those of one node after the other.
     pub hottest: Vec<HotPage>,
 }
@@ -125,6 +127,7 @@ impl PagerStats {
         self.links.merge(&other.links);
         self.uffd.merge(&other.uffd);
         self.discards += other.discards;
+        self.read_ahead += other.read_ahead;
         self.hottest.extend_from_slice(&other.hottest);
         self.forgotten_tables += other.forgotten_tables;
         self.resident_bytes += other.resident_bytes;
@@ -177,8 +180,7 @@ fn merge_counters(sum: &mut Counters, other: &Counters) {
 
 #[cfg(test)]
 mod tests {
-    use super::hot::HotPage;
-use super::*;
+    use super::*;
 
     fn recorded(latencies: impl IntoIterator<Item = u64>) -> LatencyStats {
         let mut recorder = LatencyRecorder::default();

@@ -3,8 +3,9 @@
 
 use std::sync::atomic::{fence, AtomicU32, Ordering};
 
-/// Cycles to spin before sleeping: a few milliseconds, longer than some pages take to come.
-const SPIN_CYCLES: u64 = 10_000_000;
+/// Cycles to spin before sleeping: some tens of milliseconds, longer than a number of pages take to come. To be woken on
+/// another host costs more than that.
+const SPIN_CYCLES: u64 = 100_000_000;
 
 /// The time-stamp counter, read neither before earlier loads nor after later ones.
 pub fn tsc() -> u64 {

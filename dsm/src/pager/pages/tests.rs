@@ -19,7 +19,8 @@ const GFN: Gfn = Gfn(600);
 fn pages() -> GuestPages {
     let layout =
         Layout::new(vec![Region { start: Gfn(0), pages: 2048, home: NodeId(0) }]).expect("valid layout");
-    GuestPages::new(NodeMemory::new(layout).expect("memory"), None).expect("a usable userfaultfd (run as root)")
+    GuestPages::new(NodeMemory::new(layout).expect("memory"), None)
+        .expect("a usable userfaultfd (run as root)")
 }
 
 /// One access to a word; gives back what it read.
