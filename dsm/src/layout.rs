@@ -80,7 +80,7 @@ impl Layout {
         let mut offsets = Vec::with_capacity(regions.len());
         let (mut total, mut end) = (0u64, 0u64);
         for (i, region) in regions.iter().enumerate() {
-            let whole = |pages: u64| pages % EXTENT_PAGES == 0;
+            let whole = |pages: u64| pages.is_multiple_of(EXTENT_PAGES);
             // 2^40 pages are 4 PiB: more than any guest-physical address space here.
             if region.pages == 0
                 || !whole(region.pages)

@@ -1,20 +1,91 @@
-//! The bare-metal payloads over several nodes: memory order, interrupts, moves.
+//! The bare-metal payloads over several nodes: memory order, interrupts, time.
 
 mod cluster;
 
 use cluster::{Cluster, ClusterSpec};
 
+/// Runs a payload; the vCPUs are spread over the nodes.
+fn pass(cmdline: &str, nodes: u8, vcpus: usize) -> String {
+    Cluster::start(ClusterSpec::payload(cmdline, nodes, vcpus)).expect_pass()
+}
+
+/// Runs a payload while `which` vCPUs move all the time; gives how many moves were made.
+fn pass_moving(cmdline: &str, nodes: u8, vcpus: usize, which: &[u16]) -> usize {
+    let cluster = Cluster::start(ClusterSpec::payload(cmdline, nodes, vcpus));
+    cluster.wait_for("TESSERA-READY");
+    let made = cluster.keep_moving(which, usize::MAX);
+    println!("{made} moves");
+    cluster.expect_pass();
+    made
+}
+
 #[test]
 fn a_payload_says_hello_on_one_node() {
-    let console = Cluster::start(ClusterSpec::payload("test=hello", 1, 1)).expect_pass();
-    assert!(console.contains("TESSERA-RESULT"), "{console}");
+    assert!(pass("test=hello", 1, 1).contains("TESSERA-RESULT"));
 }
 
 #[test]
 fn all_vcpus_start_across_nodes() {
-    Cluster::start(ClusterSpec::payload("test=smp", 1, 2)).expect_pass();
-    Cluster::start(ClusterSpec::payload("test=smp", 2, 2)).expect_pass();
-    Cluster::start(ClusterSpec::payload("test=smp", 3, 6)).expect_pass();
+    pass("test=smp", 1, 2);
+    pass("test=smp", 2, 2);
+    pass("test=smp", 3, 6);
+}
+
+#[test]
+fn two_threads_on_two_nodes_see_only_what_tso_allows() {
+    pass("test=mp,sb,sb_fence,lb,2+2w,r,s,corr rounds=1000000", 2, 2);
+}
+
+#[test]
+fn threads_on_three_nodes_see_only_what_tso_allows() {
+    pass("test=mp,sb_fence,lb,2+2w,wrc,isa2 rounds=200000", 3, 3);
+}
+
+#[test]
+fn four_threads_agree_on_the_order_of_independent_writes() {
+    pass("test=iriw rounds=1000000", 2, 4);
+}
+
+#[test]
+fn memory_order_holds_while_vcpus_move() {
+    let made = pass_moving("test=mp,sb_fence,2+2w rounds=300000", 2, 2, &[0, 1]);
+    assert!(made > 50, "only {made} moves");
+}
+
+#[test]
+fn locked_additions_are_never_lost() {
+    pass("test=xadd,xadd_straddle rounds=600000", 2, 2);
+    pass("test=xadd,xadd_straddle rounds=200000", 3, 3);
+}
+
+#[test]
+fn locked_additions_are_never_lost_while_vcpus_move() {
+    let made = pass_moving("test=xadd,xadd_straddle rounds=2000000", 2, 2, &[0, 1]);
+    assert!(made > 3, "only {made} moves");
+}
+
+#[test]
+fn a_hundred_thousand_interrupts_reach_a_vcpu_that_moves_all_the_time() {
+    let made = pass_moving("test=ipi_count rounds=100000 limit=250", 2, 2, &[1]);
+    assert!(made > 1000, "only {made} moves");
+}
+
+#[test]
+fn every_kind_of_interrupt_crosses_nodes() {
+    pass("test=ipi_all,nmi,initsipi,timer", 2, 2);
+    pass("test=ipi_all,nmi", 3, 3);
+}
+
+#[test]
+fn nmis_and_timers_survive_moves() {
+    let made = pass_moving("test=nmi,timer", 2, 2, &[1]);
+    assert!(made > 10, "only {made} moves");
+}
+
+#[test]
+fn the_time_never_steps_back_across_nodes_and_moves() {
+    pass("test=tsc rounds=2000", 2, 2);
+    pass_moving("test=tsc rounds=2000", 2, 2, &[0, 1]);
 }
 
 /// Any payload by hand: `NODES=3 VCPUS=3 CMDLINE='test=mp rounds=100' MOVES=1000 cargo test ... by_hand -- --ignored`

@@ -139,16 +139,22 @@ pub fn run(cluster: &Cluster, spec: &GuestSpec, follower: &mut dyn Follower) -> 
                 outcome.report = cluster.report().inspect_err(|error| eprintln!("no report: {error:#}")).ok();
                 return Ok(outcome);
             }
-            None => bail!(
-                "guest {} did not end in {} s\nend of its console:\n{}\nthe launcher said:\n{}\n{}",
-                spec.name,
-                spec.limit.as_secs(),
-                watch.outcome.console_tail,
-                watch.outcome.launcher_said,
-                cluster.last_words()
-            ),
+            None => bail!("{}", too_late(cluster, spec, &watch.outcome)),
         }
     }
+}
+
+/// What there is to say about a guest that does not end.
+fn too_late(cluster: &Cluster, spec: &GuestSpec, outcome: &Outcome) -> String {
+    let stats = cluster.control(&spec.name).stats().unwrap_or_else(|error| format!("no figures: {error:#}"));
+    format!(
+        "guest {} did not end in {} s\nend of its console:\n{}\nthe launcher said:\n{}\n{stats}\n{}",
+        spec.name,
+        spec.limit.as_secs(),
+        outcome.console_tail,
+        outcome.launcher_said,
+        cluster.last_words()
+    )
 }
 
 fn arguments(cluster: &Cluster, spec: &GuestSpec, hosts: &[String]) -> Result<Vec<String>> {

@@ -14,7 +14,9 @@ use crate::tessera::{Control, Moved};
 pub struct Plan {
     /// Between which so many hosts.
     pub hosts: usize,
-    /// The least time from the start of one move to the start of the next.
+    /// How many moves follow each other at once: all vCPUs of a guest, if they are to stay evenly spread.
+    pub round: u64,
+    /// The least time from the start of one round to the start of the next.
     pub every: Duration,
     /// How many moves at most.
     pub most: u64,
@@ -95,11 +97,18 @@ impl Mover {
             let mut moves = Moves::default();
             let mut next = Instant::now();
             for turn in 0..plan.most {
-                let pause = next.saturating_duration_since(Instant::now());
+                let begins_round = turn % plan.round.max(1) == 0;
+                let pause = if begins_round {
+                    next.saturating_duration_since(Instant::now())
+                } else {
+                    Duration::ZERO
+                };
                 if stops_within(&stopped, pause) {
                     break;
                 }
-                next = Instant::now() + plan.every;
+                if begins_round {
+                    next = Instant::now() + plan.every;
+                }
                 match move_one(&control, plan.hosts, turn) {
                     Ok(moved) => {
                         moves.blackout_us.push(moved.blackout_us);

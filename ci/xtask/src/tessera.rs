@@ -124,18 +124,30 @@ impl Control {
         self.ask(&["vcpu", "move", &vcpu.to_string(), "--to", &to.to_string()])
     }
 
-    /// Runs one command; it has half a minute.
+    /// The figures of the guest's nodes, for people.
+    ///
+    /// # Errors
+    /// When `tessera` fails or does not answer in time.
+    pub fn stats(&self) -> Result<String> {
+        self.run(&["stats"])
+    }
+
     fn ask<T: DeserializeOwned>(&self, words: &[&str]) -> Result<T> {
+        let out = self.run(&[words, &["--json"]].concat())?;
+        serde_json::from_str(&out).with_context(|| format!("unexpected answer to {}: {out}", words.join(" ")))
+    }
+
+    /// Runs one command; it has half a minute.
+    fn run(&self, words: &[&str]) -> Result<String> {
         let mut command = Command::new(&self.program);
-        command.args(words).args(["--host", &self.host, "--guest", &self.guest, "--json"]);
+        command.args(words).args(["--host", &self.host, "--guest", &self.guest]);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = OwnedChild::spawn(&mut command)?;
         let status = child.wait(Duration::from_secs(30));
         let status = status.with_context(|| format!("no answer in 30 s: {}", shell::text(&command)))?;
         let (out, err) = child.said();
         ensure!(status.success(), "{status}: {}\n{}", shell::text(&command), shell::tail(&err, 5));
-        serde_json::from_str(&out)
-            .with_context(|| format!("unexpected answer to {}: {out}", shell::text(&command)))
+        Ok(out)
     }
 }
 
@@ -155,6 +167,6 @@ mod tests {
     fn a_failing_tessera_is_an_error_with_its_words() {
         let control = Control::new(Path::new("/bin/false"), "127.0.0.1:1", "g");
         let error = control.vcpus().unwrap_err().to_string();
-        assert!(error.contains("vcpu list --host 127.0.0.1:1 --guest g --json"), "{error}");
+        assert!(error.contains("vcpu list --json --host 127.0.0.1:1 --guest g"), "{error}");
     }
 }

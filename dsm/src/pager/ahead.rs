@@ -1,9 +1,9 @@
-//! Reading ahead: a vCPU that loads page after page of another node's memory gets the next ones before it asks.
+//! Asking ahead: a vCPU that goes through another node's memory page after page gets the next ones before it asks.
 //!
-//! A run of read faults whose frames ascend is a stream. From its second fault on, the pages behind it are asked for as
+//! A run of faults of one kind (loads, or stores) whose frames ascend is a stream. From its second fault on, the pages behind it are asked for as
 //! well, a window that doubles as long as the stream goes on where the window ended, and that never leaves the extent
-//! (an extent that nobody has touched would be granted as a whole, to the wrong node perhaps). Read copies only: nobody
-//! loses a page by it but the right to write without asking.
+//! (an extent that nobody has touched would be granted as a whole, to the wrong node perhaps). A stream of loads
+//! asks for read copies; a stream of stores (a vCPU that has moved, and whose memory follows it) for the pages themselves.
 
 use crate::ids::Gfn;
 
@@ -21,19 +21,19 @@ struct Stream {
     window: u64,
 }
 
-/// The streams of one node.
-pub(crate) struct ReadAhead {
+/// The streams of one kind of one node.
+pub(crate) struct Ahead {
     streams: [Stream; STREAMS],
     /// The one that is replaced next.
     oldest: usize,
 }
 
-impl ReadAhead {
+impl Ahead {
     pub(crate) fn new() -> Self {
-        ReadAhead { streams: [Stream { next: u64::MAX, window: 0 }; STREAMS], oldest: 0 }
+        Ahead { streams: [Stream { next: u64::MAX, window: 0 }; STREAMS], oldest: 0 }
     }
 
-    /// A load waits for `gfn`: which pages to ask for besides, those right behind it.
+    /// A vCPU waits for `gfn`: which pages to ask for besides, those right behind it.
     pub(crate) fn fault(&mut self, gfn: Gfn) -> impl Iterator<Item = Gfn> {
         let window = match self.streams.iter_mut().find(|stream| stream.next == gfn.0) {
             Some(stream) => {
@@ -56,13 +56,13 @@ impl ReadAhead {
 mod tests {
     use super::*;
 
-    fn ahead(reader: &mut ReadAhead, gfn: u64) -> Vec<u64> {
+    fn ahead(reader: &mut Ahead, gfn: u64) -> Vec<u64> {
         reader.fault(Gfn(gfn)).map(|page| page.0).collect()
     }
 
     #[test]
     fn a_stream_is_followed_with_a_growing_window() {
-        let mut reader = ReadAhead::new();
+        let mut reader = Ahead::new();
         assert_eq!(ahead(&mut reader, 1000), [] as [u64; 0]);
         assert_eq!(ahead(&mut reader, 1001), [1002, 1003, 1004, 1005]);
         assert_eq!(ahead(&mut reader, 1006).len(), 8);
@@ -72,14 +72,14 @@ mod tests {
 
     #[test]
     fn scattered_faults_ask_for_nothing() {
-        let mut reader = ReadAhead::new();
+        let mut reader = Ahead::new();
         let asked: usize = (0..100).map(|i| ahead(&mut reader, 10_000 + 7 * i).len()).sum();
         assert_eq!(asked, 0);
     }
 
     #[test]
     fn several_streams_are_told_apart() {
-        let mut reader = ReadAhead::new();
+        let mut reader = Ahead::new();
         for base in [1000, 3000, 5000] {
             ahead(&mut reader, base);
         }

@@ -12,7 +12,7 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::Timespec;
 use rustix::io::Errno;
 
-use super::ahead::ReadAhead;
+use super::ahead::Ahead;
 use super::borrow::{BorrowRequest, Lent, PageRun, Tickets};
 use super::hot::HotPages;
 use super::pages::{Bytes, GuestPages, PagesError, ZERO_PAGE};
@@ -22,7 +22,7 @@ use super::{Bell, Command, PagerConfig, PagerError, PagerFailure, PagerStats, CO
 use crate::ids::{Gfn, NodeId, NodeSet, EXTENT_PAGES, PAGE_BYTES};
 use crate::link::{Connection, Flushed, Link, LinkCounts, LinkError};
 use crate::memory::NodeMemory;
-use crate::protocol::{Access, Action, Contents, Event, Message, Micros, Node, NodeConfig, Rights};
+use crate::protocol::{Access, Action, Contents, Event, Message, Micros, Node, NodeConfig};
 use crate::uffd::{FaultBatch, Waiters};
 use crate::wire::Body;
 
@@ -72,8 +72,9 @@ pub(super) struct Driver {
     received: Box<[u8; PAGE_BYTES]>,
     waiting: WaitingFaults,
     hot: HotPages,
-    ahead: ReadAhead,
-    read_ahead: u64,
+    loads: Ahead,
+    stores: Ahead,
+    asked_ahead: u64,
     /// Counts events, so that a fault served by its own event is known.
     step: u64,
 }
@@ -122,8 +123,9 @@ impl Driver {
             received: Box::new([0; PAGE_BYTES]),
             waiting: WaitingFaults::default(),
             hot,
-            ahead: ReadAhead::new(),
-            read_ahead: 0,
+            loads: Ahead::new(),
+            stores: Ahead::new(),
+            asked_ahead: 0,
             step: 0,
         })
     }
@@ -200,23 +202,25 @@ impl Driver {
             self.waiting.begin(gfn, fault.kind, self.now(), self.step + 1);
             let access = access_of(fault.kind);
             self.handle(Event::Fault { gfn, access }, Body::None)?;
-            if access == Access::Read {
-                self.read_ahead(gfn)?;
-            }
+            self.ask_ahead(gfn, access)?;
         }
         self.flush()
     }
 
-    /// Asks for the pages behind one that a load waits for, if it is part of a stream.
-    fn read_ahead(&mut self, gfn: Gfn) -> Result<(), PagerFailure> {
-        if self.node.rights(gfn) != Rights::None {
+    /// Asks for the pages behind one that a vCPU waits for, if it is part of a stream.
+    fn ask_ahead(&mut self, gfn: Gfn, access: Access) -> Result<(), PagerFailure> {
+        if self.node.rights(gfn).allow(access) {
             return Ok(());
         }
-        for page in self.ahead.fault(gfn) {
+        let streams = match access {
+            Access::Read => &mut self.loads,
+            Access::Write => &mut self.stores,
+        };
+        for page in streams.fault(gfn) {
             let known = self.pages.memory().layout().index(page).is_some();
-            if known && self.node.rights(page) == Rights::None {
-                self.read_ahead += 1;
-                self.handle(Event::Fault { gfn: page, access: Access::Read }, Body::None)?;
+            if known && !self.node.rights(page).allow(access) {
+                self.asked_ahead += 1;
+                self.handle(Event::Fault { gfn: page, access }, Body::None)?;
             }
         }
         Ok(())
@@ -427,7 +431,7 @@ impl Driver {
             uffd: self.pages.counts(),
             discards: self.pages.discards(),
             forgotten_tables: self.pages.forgotten(),
-            read_ahead: self.read_ahead,
+            asked_ahead: self.asked_ahead,
             hottest: self.hot.hottest(self.pages.memory().layout()),
             resident_bytes: self.pages.memory().resident_bytes(),
             protocol: self.node.counters(),

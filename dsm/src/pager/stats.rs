@@ -110,7 +110,7 @@ pub struct PagerStats {
     /// What the node holds now.
     pub holdings: Holdings,
     /// Pages asked for because they lie behind one that was waited for.
-    pub read_ahead: u64,
+    pub asked_ahead: u64,
     /// The pages that fault most, the hottest first; of merged figures, those of one node after the other.
     pub hottest: Vec<HotPage>,
 }
@@ -127,7 +127,7 @@ impl PagerStats {
         self.links.merge(&other.links);
         self.uffd.merge(&other.uffd);
         self.discards += other.discards;
-        self.read_ahead += other.read_ahead;
+        self.asked_ahead += other.asked_ahead;
         self.hottest.extend_from_slice(&other.hottest);
         self.forgotten_tables += other.forgotten_tables;
         self.resident_bytes += other.resident_bytes;

@@ -44,11 +44,13 @@ impl World {
 
     fn feed(mut self, node: usize, event: Event<Context>) -> World {
         let mut actions = Vec::new();
+        let mut unsent = None;
         self.nodes[node].handle(event, &mut actions);
         for action in actions {
             match action {
                 Action::Send(to, message) if !self.cut => self.links[node][to.index()].push_back(message),
-                Action::Send(..) | Action::BecomeProxy | Action::Report(_) => {}
+                Action::Send(to, _) => unsent = Some(to),
+                Action::BecomeProxy | Action::Report(_) => {}
                 Action::Freeze => self.freezing[node] = true,
                 Action::Adopt(context) => {
                     assert_eq!(context, self.frozen, "an old context came back");
@@ -62,7 +64,10 @@ impl World {
                 Action::Stop(_) => self.stopped = true,
             }
         }
-        self
+        match unsent {
+            Some(to) => self.feed(node, Event::Unsent(to)),
+            None => self,
+        }
     }
 
     fn next(&self) -> Vec<World> {

@@ -103,6 +103,8 @@ pub enum Event<C> {
     NotAdopted(Refusal),
     /// The link to a peer is gone for good.
     Lost(NodeId),
+    /// [`Action::Send`] failed: the peer has not got the whole message, and will not.
+    Unsent(NodeId),
     /// The destination has been asked for too long.
     Timeout,
 }
@@ -237,6 +239,7 @@ impl<C: Clone> Handover<C> {
                 }
             }
             Event::Lost(peer) => self.lost(peer, actions),
+            Event::Unsent(peer) => self.unsent(peer, actions),
             Event::Timeout => {
                 if let State::Asking(to) = self.state {
                     self.state = State::Here;
@@ -301,7 +304,9 @@ impl<C: Clone> Handover<C> {
                 self.state = State::Here;
                 actions.push(Action::Report(Err(why)));
             }
-            (State::Committed(to, _), MoveMessage::Done(epoch, blackout_us)) if *to == from && epoch == next => {
+            (State::Committed(to, _), MoveMessage::Done(epoch, blackout_us))
+                if *to == from && epoch == next =>
+            {
                 self.state = State::Elsewhere;
                 self.epoch = epoch;
                 actions.push(Action::Report(Ok(Arrival { node: from, epoch, blackout_us })));
@@ -325,6 +330,19 @@ impl<C: Clone> Handover<C> {
         self.state = State::Committed(to, context.clone());
         actions.push(Action::Send(to, MoveMessage::Commit(self.epoch.next(), context)));
         actions.push(Action::BecomeProxy);
+    }
+
+    /// A context that never left is taken back; for all else a message that was not sent is as a peer that is lost.
+    fn unsent(&mut self, peer: NodeId, actions: &mut Vec<Action<C>>) {
+        match &self.state {
+            State::Committed(to, context) if *to == peer => {
+                actions.push(Action::TakeBack(context.clone()));
+                actions.push(Action::Report(Err(Refusal::DestinationLost)));
+                self.state = State::Here;
+                self.epoch = self.epoch.next();
+            }
+            _ => self.lost(peer, actions),
+        }
     }
 
     fn lost(&mut self, peer: NodeId, actions: &mut Vec<Action<C>>) {

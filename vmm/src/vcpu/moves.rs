@@ -49,12 +49,13 @@ impl VcpuThread {
     fn decide(&mut self, event: MoveEvent) -> Result<(), VcpuError> {
         let mut actions = Vec::new();
         self.handover.handle(event, &mut actions);
+        // What an action leads to comes after all of them: a vCPU whose context could not be sent becomes a proxy
+        // before it is taken back.
+        let mut follow = Vec::new();
         for action in actions {
-            if let Some(next) = self.carry_out(action)? {
-                self.decide(next)?;
-            }
+            follow.extend(self.carry_out(action)?);
         }
-        Ok(())
+        follow.into_iter().try_for_each(|next| self.decide(next))
     }
 
     fn carry_out(&mut self, action: MoveAction) -> Result<Option<MoveEvent>, VcpuError> {
@@ -68,7 +69,7 @@ impl VcpuThread {
                     _ => {}
                 }
                 let sent = self.around.send_move(to, id, message);
-                Ok((!sent).then_some(Event::Lost(to)))
+                Ok((!sent).then_some(Event::Unsent(to)))
             }
             Action::Freeze => Ok(Some(self.freeze()?)),
             Action::BecomeProxy => self.become_proxy(),

@@ -314,7 +314,7 @@ impl Cluster {
 
     fn take_down(&mut self) {
         self.nodes.iter().for_each(|node| node.machine.quit());
-        self.nodes.iter().for_each(|node| drop(node.pager.stop()));
+        self.nodes.iter().for_each(|node| node.pager.stop());
         self.nodes.iter().for_each(|node| node.machine.join());
         self.lines.clear();
     }

@@ -82,6 +82,7 @@ pub fn main(options: &Args) -> Result<i32> {
     };
     let step = Step::start(format!("moving vCPUs between {hosts} hosts"));
     let plan = Plan {
+        round: 1,
         hosts,
         every: Duration::from_millis(options.every),
         most: options.moves,

@@ -30,13 +30,14 @@ pub struct Args {
     #[arg(long, default_value = "512M", value_name = "SIZE", value_parser = sizes::parse_mib)]
     memory: u64,
     /// How many times a vCPU moves to another host while the guest works.
-    #[arg(long, default_value_t = 20, value_name = "N")]
+    #[arg(long, default_value_t = 4, value_name = "N")]
     moves: u64,
-    /// The least time between the starts of two moves, in milliseconds.
-    #[arg(long, default_value_t = 200, value_name = "MS")]
+    /// The least time between two rounds of moves, in milliseconds; in a round every vCPU moves once, and their memory
+    /// follows them.
+    #[arg(long, default_value_t = 15_000, value_name = "MS")]
     move_every: u64,
     /// What the guest does: programs of its own, by name, with commas between.
-    #[arg(long, default_value = "mgs", value_name = "NAMES")]
+    #[arg(long, default_value = "mgs:m=24000:n=360", value_name = "NAMES")]
     workload: String,
     /// Kernel of the guest.
     #[arg(long, value_enum, default_value = "6.12")]

@@ -101,7 +101,13 @@ fn run_on(cluster: &Cluster, plan: &Plan, hosts: usize) -> Result<(Outcome, Move
     };
     let places = if hosts == 1 { "one host".to_owned() } else { format!("{hosts} hosts, vCPUs moving") };
     let step = Step::start(format!("guest with {} vCPUs over {places}", plan.vcpus));
-    let moves = MovePlan { hosts, every: plan.move_every, most: plan.moves, begin: Begin::WhenUp };
+    let moves = MovePlan {
+        hosts,
+        round: plan.vcpus.into(),
+        every: plan.move_every,
+        most: plan.moves,
+        begin: Begin::WhenUp,
+    };
     let mut mover = Mover::new(cluster.control(&name), moves, plan.workload.split(',').count());
     let outcome = guest::run(cluster, &spec, &mut mover)?;
     let moves = mover.finish();

@@ -84,6 +84,7 @@ pub fn run(options: &Run) -> Result<i32> {
         limit: Duration::from_secs(options.timeout),
     };
     let plan = Plan {
+        round: 1,
         hosts,
         every: Duration::from_millis(options.move_every.unwrap_or(0)),
         most: if options.move_every.is_some() { u64::MAX } else { 0 },

@@ -138,8 +138,8 @@ struct Stock {
 }
 
 const GUESTS: [Stock; 3] = [
-    Stock { name: "kernel 6.1 over two hosts", kernel: Series::Bookworm, hosts: 2, vcpus: 2, moves: 10 },
-    Stock { name: "kernel 6.12 over two hosts", kernel: Series::Backports, hosts: 2, vcpus: 2, moves: 10 },
+    Stock { name: "kernel 6.1 over two hosts", kernel: Series::Bookworm, hosts: 2, vcpus: 2, moves: 6 },
+    Stock { name: "kernel 6.12 over two hosts", kernel: Series::Backports, hosts: 2, vcpus: 2, moves: 6 },
     Stock { name: "kernel 6.12 over three hosts", kernel: Series::Backports, hosts: 3, vcpus: 3, moves: 6 },
 ];
 
@@ -189,8 +189,8 @@ fn run_stock(cluster: &Cluster, guest: &Stock) -> Result<()> {
             vcpus: guest.vcpus,
             memory_mib: GUEST_MEMORY_MIB,
             moves: guest.moves,
-            move_every: Duration::from_millis(200),
-            workload: "mgs".to_owned(),
+            move_every: Duration::from_millis(1500),
+            workload: "counter:rounds=2000,clocks:seconds=2,mgs:m=4000:n=48".to_owned(),
             kernel: guest.kernel,
             limit: Duration::from_secs(600),
         },
