@@ -84,7 +84,7 @@ impl Cluster {
     fn round(&mut self, now: u64) {
         for node in (0..NODES).map(NodeId) {
             for extent in 0..u64::from(NODES) {
-                let access = if (now + extent) % 3 == 0 { Access::Read } else { Access::Write };
+                let access = if (now + extent).is_multiple_of(3) { Access::Read } else { Access::Write };
                 self.step(now, node, Event::Fault { gfn: Gfn(extent * EXTENT_PAGES + 7), access });
             }
         }

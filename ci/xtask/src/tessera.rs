@@ -33,7 +33,7 @@ pub struct MemoryStats {
 /// Page faults of one kind.
 #[derive(Clone, Debug, Deserialize)]
 pub struct FaultStats {
-    /// The kind.
+    /// The kind: `local` is answered on the node itself, the others by another one.
     pub kind: String,
     /// From the fault to the page.
     pub latency: Spread,
@@ -67,6 +67,13 @@ pub struct Report {
 #[derive(Clone, Debug, Deserialize)]
 struct Life {
     nodes: Vec<NodeStats>,
+}
+
+impl NodeStats {
+    /// Faults that needed another node, and happened.
+    pub fn remote_faults(&self) -> impl Iterator<Item = &FaultStats> {
+        self.faults.iter().filter(|fault| fault.kind != "local" && fault.latency.count > 0)
+    }
 }
 
 impl Report {

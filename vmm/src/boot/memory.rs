@@ -14,7 +14,8 @@ use super::BootError;
 /// more than [`NODES_MAX`] nodes.
 pub fn layout_for(total_bytes: u64, nodes: usize) -> Result<Layout, BootError> {
     let extents = total_bytes / EXTENT_BYTES;
-    if nodes == 0 || nodes > NODES_MAX || total_bytes % EXTENT_BYTES != 0 || extents < nodes as u64 {
+    if nodes == 0 || nodes > NODES_MAX || !total_bytes.is_multiple_of(EXTENT_BYTES) || extents < nodes as u64
+    {
         return Err(BootError::Shares { bytes: total_bytes, nodes });
     }
     let (each, over) = (extents / nodes as u64, extents % nodes as u64);

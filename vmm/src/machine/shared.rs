@@ -55,7 +55,7 @@ impl Shared {
         let known = |vcpu: VcpuId| vcpu.index() < self.mailboxes.len();
         match message {
             PeerMessage::Interrupt(vcpu, interrupt) if known(vcpu) => {
-                self.interrupts.receive(vcpu, interrupt)
+                self.interrupts.receive(vcpu, interrupt);
             }
             PeerMessage::DeviceRead { vcpu, token, at, len } => {
                 let mut data = vec![0xff; usize::from(len).min(DEVICE_BYTES_MAX)];
@@ -81,7 +81,7 @@ impl Shared {
             }
             PeerMessage::GuestEnd(end) => self.guest_end(end),
             other => {
-                tracing::warn!(%from, ?other, "a peer named a vCPU or node that the guest does not have")
+                tracing::warn!(%from, ?other, "a peer named a vCPU or node that the guest does not have");
             }
         }
     }

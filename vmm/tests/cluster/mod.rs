@@ -2,6 +2,7 @@
 //! channels (encoded as in the product), with a place where tests meddle with them.
 
 #![allow(dead_code, reason = "each test file uses its own part of this")]
+#![allow(clippy::needless_pass_by_value, reason = "a specification is used once")]
 
 use std::fs::File;
 use std::net::{TcpListener, TcpStream};
@@ -113,10 +114,13 @@ impl MachineEvents for Listener {
     fn placed(&self, _: VcpuId, _: NodeId) {}
 }
 
+/// Who sent it, and an encoded message.
+type Letter = (NodeId, Vec<u8>);
+
 /// Sends to the other machines of the process.
 struct Wires {
     me: NodeId,
-    to: Vec<Mutex<Sender<(NodeId, Vec<u8>)>>>,
+    to: Vec<Mutex<Sender<Letter>>>,
     meddler: Option<Meddler>,
 }
 
@@ -204,7 +208,7 @@ impl Cluster {
                 nodes: spec.nodes,
                 layout: layout.clone(),
                 vcpus: vcpus.clone(),
-                cpuid: cpuid::levelled(&[supported.clone()]).expect("levels"),
+                cpuid: cpuid::levelled(std::slice::from_ref(&supported)).expect("levels"),
                 tsc_khz,
                 tsc_offset_ticks,
             };

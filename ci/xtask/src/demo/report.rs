@@ -40,8 +40,7 @@ struct FaultTimes {
 
 impl FaultTimes {
     fn of(faults: &[FaultStats]) -> Self {
-        let mut kinds: Vec<_> =
-            faults.iter().map(|fault| fault.latency).filter(|latency| latency.count > 0).collect();
+        let mut kinds: Vec<_> = faults.iter().map(|fault| fault.latency).collect();
         kinds.sort_by_key(|latency| latency.p50_us);
         let half = kinds.iter().map(|latency| latency.count).sum::<u64>().div_ceil(2);
         let mut before = 0;
@@ -71,7 +70,8 @@ fn line(summary: &Summary) -> Line {
     let seconds =
         |time: Option<std::time::Duration>| time.map(|time| (time.as_secs_f64() * 1000.0).round() / 1000.0);
     let one = summary.one.as_ref().unwrap_or(&summary.all);
-    let faults: Vec<FaultStats> = summary.nodes().iter().flat_map(|node| node.faults.clone()).collect();
+    let faults: Vec<FaultStats> =
+        summary.nodes().iter().flat_map(|node| node.remote_faults().cloned()).collect();
     Line {
         hosts: summary.hosts,
         vcpus: summary.vcpus,
@@ -109,7 +109,7 @@ fn print_table(summary: &Summary, line: &Line) {
     row("page faults between hosts", "-", &line.remote_faults.to_string());
     row("  p50 / p99, us", "-", &format!("{} / {}", line.remote_fault_us.p50, line.remote_fault_us.p99));
     for (number, node) in summary.nodes().iter().enumerate() {
-        for fault in node.faults.iter().filter(|fault| fault.latency.count > 0) {
+        for fault in node.remote_faults() {
             let FaultStats { kind, latency } = fault;
             let times = format!("{} / {}", latency.p50_us, latency.p99_us);
             row(&format!("  host {}: {} {kind}", number + 1, latency.count), "-", &times);

@@ -178,7 +178,7 @@ impl Simulation {
                 Moment::Device(device) => self.run_device(device)?,
                 Moment::Tick(node) => self.tick(node)?,
             }
-            if self.now % 64 == 0 {
+            if self.now.is_multiple_of(64) {
                 self.check_starvation()?;
             }
         }
