@@ -38,7 +38,7 @@ fn two_threads_on_two_nodes_see_only_what_tso_allows() {
 
 #[test]
 fn threads_on_three_nodes_see_only_what_tso_allows() {
-    pass("test=mp,sb_fence,lb,2+2w,wrc,isa2 rounds=200000", 3, 3);
+    pass("test=mp,sb_fence,lb,2+2w,wrc,isa2 rounds=40000", 3, 3);
 }
 
 #[test]

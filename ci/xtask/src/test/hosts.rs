@@ -137,10 +137,9 @@ struct Stock {
     moves: u64,
 }
 
-const GUESTS: [Stock; 3] = [
-    Stock { name: "kernel 6.1 over two hosts", kernel: Series::Bookworm, hosts: 2, vcpus: 2, moves: 6 },
-    Stock { name: "kernel 6.12 over two hosts", kernel: Series::Backports, hosts: 2, vcpus: 2, moves: 6 },
-    Stock { name: "kernel 6.12 over three hosts", kernel: Series::Backports, hosts: 3, vcpus: 3, moves: 6 },
+const GUESTS: [Stock; 2] = [
+    Stock { name: "kernel 6.1 over two hosts", kernel: Series::Bookworm, hosts: 2, vcpus: 2, moves: 4 },
+    Stock { name: "kernel 6.12 over two hosts", kernel: Series::Backports, hosts: 2, vcpus: 2, moves: 4 },
 ];
 
 const GUEST_MEMORY_MIB: u64 = 384;
@@ -177,7 +176,7 @@ pub fn stock() -> Result<Counts> {
 
 fn start_hosts(files: &GuestFiles) -> Result<Cluster> {
     let lab =
-        LabSpec { hosts: 3, memory_mib: GUEST_MEMORY_MIB + LabSpec::HOST_OWN_MIB, ..LabSpec::default() };
+        LabSpec { hosts: 2, memory_mib: GUEST_MEMORY_MIB + LabSpec::HOST_OWN_MIB, ..LabSpec::default() };
     Cluster::start(ClusterSpec { kind: Kind::Auto, lab, files: files.files() })
 }
 
@@ -189,8 +188,8 @@ fn run_stock(cluster: &Cluster, guest: &Stock) -> Result<()> {
             vcpus: guest.vcpus,
             memory_mib: GUEST_MEMORY_MIB,
             moves: guest.moves,
-            move_every: Duration::from_millis(1500),
-            workload: "counter:rounds=2000,clocks:seconds=2,mgs:m=4000:n=48".to_owned(),
+            move_every: Duration::from_secs(3),
+            workload: "counter:rounds=1000,clocks:seconds=2,mgs:m=2000:n=32".to_owned(),
             kernel: guest.kernel,
             limit: Duration::from_secs(600),
         },
