@@ -18,7 +18,7 @@ use super::hot::HotPages;
 use super::pages::{Bytes, GuestPages, PagesError, ZERO_PAGE};
 use super::tables::TableCache;
 use super::waiting::{access_of, Served, WaitingFaults};
-use super::{Bell, Command, PagerConfig, PagerError, PagerFailure, PagerStats, COMMANDS_MAX};
+use super::{AskAhead, Bell, Command, PagerConfig, PagerError, PagerFailure, PagerStats, COMMANDS_MAX};
 use crate::ids::{Gfn, NodeId, NodeSet, EXTENT_PAGES, PAGE_BYTES};
 use crate::link::{Connection, Flushed, Link, LinkCounts, LinkError};
 use crate::memory::NodeMemory;
@@ -72,6 +72,7 @@ pub(super) struct Driver {
     received: Box<[u8; PAGE_BYTES]>,
     waiting: WaitingFaults,
     hot: HotPages,
+    ahead: AskAhead,
     loads: Ahead,
     stores: Ahead,
     asked_ahead: u64,
@@ -88,7 +89,7 @@ impl Driver {
         tables: Option<Box<dyn TableCache>>,
         (bell, commands): (Arc<Bell>, Receiver<Command>),
     ) -> Result<Self, PagerError> {
-        let PagerConfig { me, nodes, preloaded, lease, .. } = config;
+        let PagerConfig { me, nodes, preloaded, lease, ahead, .. } = config;
         let layout = Arc::new(memory.layout().clone());
         let hot = HotPages::new(&layout);
         let node = Node::new(NodeConfig { me, nodes, layout, lease, preloaded });
@@ -123,6 +124,7 @@ impl Driver {
             received: Box::new([0; PAGE_BYTES]),
             waiting: WaitingFaults::default(),
             hot,
+            ahead,
             loads: Ahead::new(),
             stores: Ahead::new(),
             asked_ahead: 0,
@@ -209,7 +211,7 @@ impl Driver {
 
     /// Asks for the pages behind one that a vCPU waits for, if it is part of a stream.
     fn ask_ahead(&mut self, gfn: Gfn, access: Access) -> Result<(), PagerFailure> {
-        if self.node.rights(gfn).allow(access) {
+        if self.ahead == AskAhead::Off || self.node.rights(gfn).allow(access) {
             return Ok(());
         }
         let streams = match access {

@@ -62,6 +62,15 @@ pub enum Tracking {
     On,
 }
 
+/// Whether pages behind those that a vCPU went through in order are asked for before it does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AskAhead {
+    /// No: each page costs a fault.
+    Off,
+    /// Yes, in a window that grows with the stream.
+    On,
+}
+
 /// What a pager must know to start.
 #[derive(Clone, Debug)]
 pub struct PagerConfig {
@@ -75,6 +84,8 @@ pub struct PagerConfig {
     pub lease: LeasePolicy,
     /// Whether guest memory is tracked.
     pub tracking: Tracking,
+    /// Whether pages are asked for before the guest does.
+    pub ahead: AskAhead,
 }
 
 /// Why a pager could not start.

@@ -6,7 +6,7 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use tessera_dsm::memory::NodeMemory;
-use tessera_dsm::pager::{BorrowError, PagerConfig, PagerError, PagerStats, Tracking};
+use tessera_dsm::pager::{AskAhead, BorrowError, PagerConfig, PagerError, PagerStats, Tracking};
 use tessera_dsm::protocol::{Access, Message, Txn};
 use tessera_dsm::{wire, Gfn, NodeId, EXTENT_BYTES, EXTENT_PAGES, PAGE_BYTES};
 use vm_memory::{Bytes, GuestAddress};
@@ -164,7 +164,8 @@ fn many_pages_are_borrowed_at_once() {
 fn one_node_alone_needs_no_tracking() {
     let memory = NodeMemory::new(layout(1, 1)).expect("memory");
     let node =
-        start(PagerConfig { tracking: Tracking::Off, ..config(0, 1) }, memory, vec![]).expect("starts");
+        start(PagerConfig { tracking: Tracking::Off, ahead: AskAhead::Off, ..config(0, 1) }, memory, vec![])
+            .expect("starts");
     let lent = node.pager.borrow(4090, 12, Access::Write).expect("RAM");
     lent.write_at(2, b"hello").expect("inside");
     drop(lent);
@@ -220,7 +221,7 @@ fn configurations_that_cannot_be_are_refused() {
     refused(config(2, 2), vec![0, 1]);
     refused(config(0, 33), (1..33).collect());
     refused(config(0, 1), vec![]);
-    refused(PagerConfig { tracking: Tracking::Off, ..config(0, 2) }, vec![1]);
+    refused(PagerConfig { tracking: Tracking::Off, ahead: AskAhead::Off, ..config(0, 2) }, vec![1]);
 }
 
 /// Node 1 of two, whose peer is the test itself.

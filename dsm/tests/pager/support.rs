@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tessera_dsm::link::{Link, TcpLink, UnixLink};
 use tessera_dsm::memory::NodeMemory;
-use tessera_dsm::pager::{Pager, PagerConfig, PagerError, PagerFailure, PagerStats, Tracking};
+use tessera_dsm::pager::{AskAhead, Pager, PagerConfig, PagerError, PagerFailure, PagerStats, Tracking};
 use tessera_dsm::protocol::LeasePolicy;
 use tessera_dsm::{Gfn, Layout, NodeId, Region, EXTENT_PAGES, PAGE_BYTES};
 
@@ -69,7 +69,14 @@ pub fn config(me: u8, nodes: u8) -> PagerConfig {
     if let Some(base_us) = std::env::var("TESSERA_TEST_LEASE_US").ok().and_then(|text| text.parse().ok()) {
         lease.base_us = base_us;
     }
-    PagerConfig { me: NodeId(me), nodes, preloaded: Vec::new(), lease, tracking: Tracking::On }
+    PagerConfig {
+        me: NodeId(me),
+        nodes,
+        preloaded: Vec::new(),
+        lease,
+        tracking: Tracking::On,
+        ahead: AskAhead::Off,
+    }
 }
 
 /// Starts one node.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tessera_devices::GuestEnd;
 use tessera_dsm::memory::NodeMemory;
-use tessera_dsm::pager::{Pager, PagerConfig, PagerFailure, PagerHooks, PagerStats, Tracking};
+use tessera_dsm::pager::{AskAhead, Pager, PagerConfig, PagerFailure, PagerHooks, PagerStats, Tracking};
 use tessera_dsm::protocol::LeasePolicy;
 use tessera_dsm::{NodeId, EXTENT_PAGES, PAGE_BYTES};
 use tessera_migration::VcpuId;
@@ -86,6 +86,7 @@ impl UnarmedGuest for Unarmed {
             preloaded: written,
             lease: lease(spec.lease_us),
             tracking: if nodes == 1 { Tracking::Off } else { Tracking::On },
+            ahead: AskAhead::On,
         };
         let hooks = PagerHooks { on_failure: on_pager_failure(events), tables: machine.take_table_cache() };
         let pager = Pager::start(config, self.memory.clone(), data, hooks).map_err(line)?;

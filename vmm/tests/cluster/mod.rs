@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use kvm_ioctls::Kvm;
 use tessera_devices::GuestEnd;
 use tessera_dsm::memory::NodeMemory;
-use tessera_dsm::pager::{Pager, PagerConfig, PagerHooks, Tracking};
+use tessera_dsm::pager::{AskAhead, Pager, PagerConfig, PagerHooks, Tracking};
 use tessera_dsm::protocol::LeasePolicy;
 use tessera_dsm::NodeId;
 use tessera_migration::VcpuId;
@@ -193,6 +193,7 @@ impl Cluster {
                 preloaded: image.written.clone(),
                 lease: LeasePolicy::default(),
                 tracking,
+                ahead: AskAhead::On,
             };
             let hears = Arc::clone(&listener);
             let on_failure = Box::new(move |failure: tessera_dsm::pager::PagerFailure| {

@@ -34,13 +34,17 @@ pub struct Args {
     moves: u64,
     /// The least time between two rounds of moves, in milliseconds; in a round every vCPU moves once, and their memory
     /// follows them.
-    #[arg(long, default_value_t = 15_000, value_name = "MS")]
+    #[arg(long, default_value_t = 3000, value_name = "MS")]
     move_every: u64,
     /// What the guest does: programs of its own, by name, with commas between.
-    #[arg(long, default_value = "mgs:m=24000:n=360", value_name = "NAMES")]
+    #[arg(
+        long,
+        default_value = "counter:rounds=1000,clocks:seconds=2,mgs:m=2000:n=32",
+        value_name = "NAMES"
+    )]
     workload: String,
     /// Kernel of the guest.
-    #[arg(long, value_enum, default_value = "6.12")]
+    #[arg(long, value_enum, default_value = "6.1")]
     kernel: Series,
     /// Which kind of hosts.
     #[arg(long, value_enum, default_value = "auto")]
