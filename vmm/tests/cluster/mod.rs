@@ -24,7 +24,7 @@ use tessera_vmm::cpuid;
 use tessera_vmm::machine::{Machine, MachineEvents, MachineSpec, PeerLost, PeerMessage, PeerSink, VcpuSpec};
 
 /// No test guest runs longer: a hang, not a measure.
-pub const HANG: Duration = Duration::from_secs(300);
+pub const HANG: Duration = Duration::from_secs(900);
 
 /// What becomes of a control message.
 pub enum Verdict {

@@ -95,7 +95,7 @@ fn line(summary: &Summary) -> Line {
 fn print_table(summary: &Summary, line: &Line) {
     let time = |seconds: Option<f64>| seconds.map_or("-".to_owned(), |seconds| format!("{seconds:.1} s"));
     println!();
-    println!("{:<34}{:>16}{:>16}", "", "one host", format!("{} hosts", line.hosts));
+    println!("{:<34}{:>16}{:>24}", "", "one host", format!("{} hosts", line.hosts));
     row("boot to userspace", &time(line.boot_one_host_s), &time(line.boot_s));
     row("workload", &time(line.workload_one_host_s), &time(line.workload_s));
     row("vCPU moves while it works", "-", &line.moves.to_string());
@@ -137,7 +137,7 @@ fn print_table(summary: &Summary, line: &Line) {
 }
 
 fn row(name: &str, one: &str, all: &str) {
-    println!("{name:<34}{one:>16}{all:>16}");
+    println!("{name:<34}{one:>16}{all:>24}");
 }
 
 #[cfg(test)]
