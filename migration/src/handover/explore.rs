@@ -137,7 +137,7 @@ impl World {
             assert!(last_may_have_run && self.stopped, "the vCPU is lost without a word");
         }
         if running == 1 {
-            assert_eq!(self.adopted, self.frozen.min(self.adopted.max(self.frozen)), "context is stale");
+            assert_eq!(self.adopted, self.frozen, "what runs is not what was frozen last");
         }
     }
 }
