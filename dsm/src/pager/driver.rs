@@ -12,7 +12,7 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::Timespec;
 use rustix::io::Errno;
 
-use super::ahead::Ahead;
+use super::ahead::{self, Ahead};
 use super::borrow::{BorrowRequest, Lent, PageRun, Tickets};
 use super::hot::HotPages;
 use super::pages::{Bytes, GuestPages, PagesError, ZERO_PAGE};
@@ -72,9 +72,8 @@ pub(super) struct Driver {
     received: Box<[u8; PAGE_BYTES]>,
     waiting: WaitingFaults,
     hot: HotPages,
-    ahead: AskAhead,
-    loads: Ahead,
-    stores: Ahead,
+    /// None: nothing is asked for ahead.
+    ahead: Option<Ahead>,
     asked_ahead: u64,
     /// Counts events, so that a fault served by its own event is known.
     step: u64,
@@ -92,6 +91,7 @@ impl Driver {
         let PagerConfig { me, nodes, preloaded, lease, ahead, .. } = config;
         let layout = Arc::new(memory.layout().clone());
         let hot = HotPages::new(&layout);
+        let ahead = (ahead == AskAhead::On).then(|| Ahead::new(&layout));
         let node = Node::new(NodeConfig { me, nodes, layout, lease, preloaded });
         drop_strays(&node, &memory)?;
         let mut pages = GuestPages::new(memory, tables)?;
@@ -125,8 +125,6 @@ impl Driver {
             waiting: WaitingFaults::default(),
             hot,
             ahead,
-            loads: Ahead::new(),
-            stores: Ahead::new(),
             asked_ahead: 0,
             step: 0,
         })
@@ -209,17 +207,15 @@ impl Driver {
         self.flush()
     }
 
-    /// Asks for the pages behind one that a vCPU waits for, if it is part of a stream.
+    /// Asks for more than the page that a vCPU waits for.
     fn ask_ahead(&mut self, gfn: Gfn, access: Access) -> Result<(), PagerFailure> {
-        if self.ahead == AskAhead::Off || self.node.rights(gfn).allow(access) {
+        let (at, usual_us) = (self.now(), self.waiting.usual_us());
+        let Some(index) = self.pages.memory().layout().index(gfn) else { return Ok(()) };
+        let Some(ahead) = &mut self.ahead else { return Ok(()) };
+        if self.node.rights(gfn).allow(access) {
             return Ok(());
         }
-        let (now, usual_us) = (self.now(), self.waiting.usual_us());
-        let streams = match access {
-            Access::Read => &mut self.loads,
-            Access::Write => &mut self.stores,
-        };
-        for page in streams.fault(gfn, now, usual_us) {
+        for page in ahead.fault(ahead::Fault { page: (gfn, index), access, at, usual_us }) {
             let known = self.pages.memory().layout().index(page).is_some();
             if known && !self.node.rights(page).allow(access) {
                 self.asked_ahead += 1;
@@ -358,7 +354,7 @@ impl Driver {
                 }
             }
             Action::Protect { gfn } => return self.pages.protect(gfn).map_err(failed_here),
-            Action::Discard { gfn } => return self.pages.discard(gfn).map_err(failed_here),
+            Action::Discard { gfn } => return self.discard(gfn),
             Action::SplitExtent { extent } => return self.pages.split_extent(extent).map_err(failed_here),
             Action::Unprotect { gfn } => {
                 self.pages.unprotect(gfn).map(|()| Served::Page(gfn)).map_err(failed_here)?
@@ -376,6 +372,13 @@ impl Driver {
         };
         self.waiting.served(served, self.now(), self.step);
         Ok(())
+    }
+
+    fn discard(&mut self, gfn: Gfn) -> Result<(), PagerFailure> {
+        if let (Some(ahead), Some(index)) = (&mut self.ahead, self.pages.memory().layout().index(gfn)) {
+            ahead.lost(index);
+        }
+        self.pages.discard(gfn).map_err(failed_here)
     }
 
     /// Queues a frame; a page's bytes are read now.

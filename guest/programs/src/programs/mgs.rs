@@ -4,9 +4,9 @@
 //! For k = 0, 1, ...: column k is normalised (it is then q_k), and from every later column its part along q_k
 //! is taken away. Columns belong to threads block by block, in turns; each thread makes and changes only its
 //! own, which lie in pages of their own that it touched first. What travels between hosts is each q_k once,
-//! to every host that reads it, and one page per thread with the count of columns it has published. A thread
-//! that owns the next column brings that column up to date first and publishes it, before it does the rest of
-//! its work for this step (look-ahead).
+//! to every host that reads it; the mark that says that it is published stands before its numbers, in the same page.
+//! A thread that owns the next column brings that column up to date first and publishes it, before it does the
+//! rest of its work for this step (look-ahead).
 //!
 //! Each column sees the same operations in the same order whatever the number of threads: results are
 //! bit-identical.
@@ -31,6 +31,8 @@ const SAMPLED_PAIRS: u64 = 64;
 /// thousand columns have condition numbers up to some 10^6, and the loss of MGS is that times the machine's
 /// precision.
 const TOLERANCE: f64 = 1e-6;
+/// Words before the numbers of a column: its mark, alone in a cache line.
+const HEADER_WORDS: usize = 8;
 /// Partial sums of a scalar product, so that the compiler may use vector registers in a fixed order.
 const LANES: usize = 8;
 
@@ -62,7 +64,7 @@ impl Task {
 
     /// Pages of one column.
     fn column_pages(&self) -> usize {
-        self.rows.div_ceil(PAGE_WORDS)
+        (HEADER_WORDS + self.rows).div_ceil(PAGE_WORDS)
     }
 }
 
@@ -71,8 +73,6 @@ struct Shared {
     task: Task,
     /// Each thread's columns, one after another.
     memory: Vec<Pages>,
-    /// Page t: how many of its columns thread t has published.
-    published: Pages,
     /// Page t: whether thread t sleeps.
     asleep: Pages,
     /// Page t: the hash and the bits of the worst scalar product that thread t found.
@@ -89,7 +89,6 @@ impl Shared {
             memory: (0..task.threads)
                 .map(|thread| Pages::huge(task.owned(thread).count() * task.column_pages()))
                 .collect::<Result<_, _>>()?,
-            published: Pages::new(task.threads)?,
             asleep: Pages::new(task.threads)?,
             answers: Pages::new(task.threads)?,
             hashes: Pages::new(task.threads * hash_pages)?,
@@ -97,10 +96,15 @@ impl Shared {
         })
     }
 
-    /// Where a column is.
-    fn place(&self, column: usize) -> *mut f64 {
+    /// Word `index` of a column, its header included.
+    fn word(&self, column: usize, index: usize) -> &AtomicU64 {
         let first = self.task.rank(column) * self.task.column_pages() * PAGE_WORDS;
-        self.memory[self.task.owner(column)].words()[first].as_ptr().cast()
+        &self.memory[self.task.owner(column)].words()[first + index]
+    }
+
+    /// Where a column's numbers are.
+    fn place(&self, column: usize) -> *mut f64 {
+        self.word(column, HEADER_WORDS).as_ptr().cast()
     }
 
     fn hash_pages(task: &Task) -> usize {
@@ -116,31 +120,23 @@ impl Shared {
         as_half(self.asleep.lone(thread))
     }
 
-    fn published(&self, thread: usize) -> &AtomicU32 {
-        as_half(self.published.lone(thread))
+    /// Says whether a column is published: the number of the last generation in which it was, from 1.
+    fn mark(&self, column: usize) -> &AtomicU32 {
+        as_half(self.word(column, 0))
     }
 
     /// Waits until column `column` is q_column, and gives it.
     fn finished(&self, me: usize, column: usize, generation: u32) -> &[f64] {
-        let (owner, rank) = (self.task.owner(column), self.task.rank(column) as u32);
-        let wanted = self.mark(generation, rank);
-        spin::wait(self.published(owner), self.asleep(me), self.task.patience, |count| {
-            count.wrapping_sub(wanted) as i32 >= 0
-        });
-        // SAFETY: published columns are never changed again in this generation, and the count was read with
+        let wanted = generation + 1;
+        spin::wait(self.mark(column), self.asleep(me), self.task.patience, |mark| mark == wanted);
+        // SAFETY: published columns are never changed again in this generation, and the mark was read with
         // acquire order.
         unsafe { std::slice::from_raw_parts(self.place(column), self.task.rows) }
     }
 
     fn publish(&self, column: usize, generation: u32) {
-        let (owner, rank) = (self.task.owner(column), self.task.rank(column) as u32);
         let asleep = (0..self.task.threads).map(|thread| self.asleep(thread));
-        spin::publish(self.published(owner), self.mark(generation, rank), asleep);
-    }
-
-    /// The value of a thread's page when its column of that rank is published: grows over ranks and repeats.
-    fn mark(&self, generation: u32, rank: u32) -> u32 {
-        generation * (self.task.columns as u32 + 1) + rank + 1
+        spin::publish(self.mark(column), generation + 1, asleep);
     }
 }
 
@@ -434,6 +430,7 @@ mod tests {
         mine.generate();
         normalise(mine.column(0));
         normalise(mine.column(1));
+        shared.publish(0, 0);
         shared.publish(1, 0);
         assert!(mine.worst() > 1e-3);
     }
