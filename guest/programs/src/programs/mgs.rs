@@ -4,9 +4,9 @@
 //! For k = 0, 1, ...: column k is normalised (it is then q_k), and from every later column its part along q_k
 //! is taken away. Columns belong to threads block by block, in turns; each thread makes and changes only its
 //! own, which lie in pages of their own that it touched first. What travels between hosts is each q_k once,
-//! to every host that reads it; the mark that says that it is published stands before its numbers, in the same page.
-//! A thread that owns the next column brings that column up to date first and publishes it, before it does the
-//! rest of its work for this step (look-ahead).
+//! to every host that reads it, and one page per thread with the count of columns it has published. A thread
+//! that owns the next column brings that column up to date first and publishes it, before it does the rest of
+//! its work for this step (look-ahead).
 //!
 //! Each column sees the same operations in the same order whatever the number of threads: results are
 //! bit-identical.
@@ -31,8 +31,6 @@ const SAMPLED_PAIRS: u64 = 64;
 /// thousand columns have condition numbers up to some 10^6, and the loss of MGS is that times the machine's
 /// precision.
 const TOLERANCE: f64 = 1e-6;
-/// Words before the numbers of a column: its mark, alone in a cache line.
-const HEADER_WORDS: usize = 8;
 /// Partial sums of a scalar product, so that the compiler may use vector registers in a fixed order.
 const LANES: usize = 8;
 
@@ -64,7 +62,7 @@ impl Task {
 
     /// Pages of one column.
     fn column_pages(&self) -> usize {
-        (HEADER_WORDS + self.rows).div_ceil(PAGE_WORDS)
+        self.rows.div_ceil(PAGE_WORDS)
     }
 }
 
@@ -73,6 +71,8 @@ struct Shared {
     task: Task,
     /// Each thread's columns, one after another.
     memory: Vec<Pages>,
+    /// Page t: how many of its columns thread t has published.
+    published: Pages,
     /// Page t: whether thread t sleeps.
     asleep: Pages,
     /// Page t: the hash and the bits of the worst scalar product that thread t found.
@@ -89,6 +89,7 @@ impl Shared {
             memory: (0..task.threads)
                 .map(|thread| Pages::huge(task.owned(thread).count() * task.column_pages()))
                 .collect::<Result<_, _>>()?,
+            published: Pages::new(task.threads)?,
             asleep: Pages::new(task.threads)?,
             answers: Pages::new(task.threads)?,
             hashes: Pages::new(task.threads * hash_pages)?,
@@ -96,15 +97,10 @@ impl Shared {
         })
     }
 
-    /// Word `index` of a column, its header included.
-    fn word(&self, column: usize, index: usize) -> &AtomicU64 {
-        let first = self.task.rank(column) * self.task.column_pages() * PAGE_WORDS;
-        &self.memory[self.task.owner(column)].words()[first + index]
-    }
-
-    /// Where a column's numbers are.
+    /// Where a column is.
     fn place(&self, column: usize) -> *mut f64 {
-        self.word(column, HEADER_WORDS).as_ptr().cast()
+        let first = self.task.rank(column) * self.task.column_pages() * PAGE_WORDS;
+        self.memory[self.task.owner(column)].words()[first].as_ptr().cast()
     }
 
     fn hash_pages(task: &Task) -> usize {
@@ -120,23 +116,40 @@ impl Shared {
         as_half(self.asleep.lone(thread))
     }
 
-    /// Says whether a column is published: the number of the last generation in which it was, from 1.
-    fn mark(&self, column: usize) -> &AtomicU32 {
-        as_half(self.word(column, 0))
+    fn published(&self, thread: usize) -> &AtomicU32 {
+        as_half(self.published.lone(thread))
     }
 
     /// Waits until column `column` is q_column, and gives it.
     fn finished(&self, me: usize, column: usize, generation: u32) -> &[f64] {
-        let wanted = generation + 1;
-        spin::wait(self.mark(column), self.asleep(me), self.task.patience, |mark| mark == wanted);
-        // SAFETY: published columns are never changed again in this generation, and the mark was read with
+        let (owner, rank) = (self.task.owner(column), self.task.rank(column) as u32);
+        let wanted = self.mark(generation, rank);
+        if owner == me {
+            // It was finished before, and may not be published yet.
+            return self.finished_column(column);
+        }
+        spin::wait(self.published(owner), self.asleep(me), self.task.patience, |count| {
+            count.wrapping_sub(wanted) as i32 >= 0
+        });
+        self.finished_column(column)
+    }
+
+    /// A column that is q_column already, by the caller's own doing or by what it has seen published.
+    fn finished_column(&self, column: usize) -> &[f64] {
+        // SAFETY: finished columns are never changed again in this generation, and a count that says so was read with
         // acquire order.
         unsafe { std::slice::from_raw_parts(self.place(column), self.task.rows) }
     }
 
     fn publish(&self, column: usize, generation: u32) {
+        let (owner, rank) = (self.task.owner(column), self.task.rank(column) as u32);
         let asleep = (0..self.task.threads).map(|thread| self.asleep(thread));
-        spin::publish(self.mark(column), generation + 1, asleep);
+        spin::publish(self.published(owner), self.mark(generation, rank), asleep);
+    }
+
+    /// The value of a thread's page when its column of that rank is published: grows over ranks and repeats.
+    fn mark(&self, generation: u32, rank: u32) -> u32 {
+        generation * (self.task.columns as u32 + 1) + rank + 1
     }
 }
 
@@ -180,24 +193,22 @@ impl Mine<'_> {
         unsafe { std::slice::from_raw_parts(self.shared.place(self.columns[index].0), self.shared.task.rows) }
     }
 
-    /// All steps.
+    /// All steps, a block of columns at a time: what a thread reads of another's memory it reads in one go.
     fn factorise(&mut self) {
         let task = self.shared.task;
         // Columns before `next` are published.
-        let mut next = 0;
-        for k in 0..task.columns {
+        let mut next = self.look_ahead(0, 0);
+        for start in (0..task.columns).step_by(task.block) {
             if next == self.columns.len() {
                 break;
             }
-            if k == 0 {
-                next = self.look_ahead(next, 0);
+            let end = (start + task.block).min(task.columns);
+            if task.owner(start) != self.me {
+                self.shared.finished(self.me, end - 1, self.generation);
             }
-            if task.owner(k) != self.me {
-                self.shared.finished(self.me, k, self.generation);
-            }
-            next = self.look_ahead(next, k + 1);
+            next = self.look_ahead(next, end);
             for index in next..self.columns.len() {
-                self.bring_up(index, k + 1);
+                self.bring_up(index, end);
             }
         }
     }
@@ -210,9 +221,12 @@ impl Mine<'_> {
             let column = self.columns[next].0;
             self.bring_up(next, column);
             normalise(self.column(next));
-            self.shared.publish(column, self.generation);
             next += 1;
             upto = column + 1;
+            // Once for a block: each time, the page with the count has to come here and go back.
+            if upto % self.shared.task.block == 0 || next == self.columns.len() {
+                self.shared.publish(column, self.generation);
+            }
         }
         next
     }
@@ -325,7 +339,7 @@ fn solve(task: Task, repeat: u32, cpus: &[usize]) -> Result<Answer, Trouble> {
 }
 
 /// Runs the program. Parameters: `m` rows (1000), `n` columns (m or 1000), `seed`, `threads` (0: one per
-/// CPU), `block` (4), `repeat` (1), `patience` (100: after so many million cycles a thread that waits for a column goes to sleep; to be
+/// CPU), `block` (8), `repeat` (1), `patience` (100: after so many million cycles a thread that waits for a column goes to sleep; to be
 /// woken from another host takes long).
 ///
 /// # Errors
@@ -335,7 +349,7 @@ pub fn run(order: &Order) -> Result<Finding, Trouble> {
     let rows = order.number("m", 1000, 1)? as usize;
     let columns = order.number("n", rows.min(1000) as u64, 1)? as usize;
     let repeat = order.number("repeat", 1, 1)?.min(1000) as u32;
-    let block = order.number("block", 4.min(columns as u64), 1)? as usize;
+    let block = order.number("block", 8.min(columns as u64), 1)? as usize;
     let seed = order.number("seed", 1, 0)?;
     let cpus = cpus::spread(order.number("threads", 0, 0)?.min(1024) as usize);
     if columns > rows || rows.saturating_mul(columns) > 1 << 34 || block > columns {
@@ -430,7 +444,6 @@ mod tests {
         mine.generate();
         normalise(mine.column(0));
         normalise(mine.column(1));
-        shared.publish(0, 0);
         shared.publish(1, 0);
         assert!(mine.worst() > 1e-3);
     }
