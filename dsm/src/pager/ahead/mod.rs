@@ -107,7 +107,7 @@ mod tests {
     fn a_scan_goes_on_behind_the_block_and_ends_with_the_extent() {
         let mut ahead = ahead();
         asked(&mut ahead, 1000, Access::Read);
-        assert_eq!(asked(&mut ahead, 1008, Access::Read), (1009..1023).collect::<Vec<_>>());
+        assert_eq!(asked(&mut ahead, 1008, Access::Read), (1009..1024).collect::<Vec<_>>());
         assert_eq!(asked(&mut ahead, 1023, Access::Read), (1016..1023).collect::<Vec<_>>());
     }
 }

@@ -33,7 +33,7 @@ impl Streams {
     ///
     /// The second fault of a stream, and every one that comes only after a while (a program that takes one record, works, and
     /// takes the next), asks for the rest of its block; one that comes as soon as the last window was used up
-    /// doubles the window.
+    /// doubles the window. Windows end at multiples of their size, as most things that are gone through end at such.
     pub(super) fn fault(&mut self, gfn: Gfn, least_end: u64, clock: (Micros, Micros)) -> u64 {
         let (now, usual_us) = clock;
         let known = self.0.iter_mut().find(|stream| stream.next == gfn.0);
@@ -42,15 +42,15 @@ impl Streams {
             Some(stream) => stream,
             None => self.longest_unused(),
         };
-        let block_rest = BLOCK - 1 - gfn.0 % BLOCK;
-        stream.window = match (goes_on, now.saturating_sub(stream.at) <= SOON * usual_us) {
-            (false, _) => 0,
-            (true, true) if stream.window > 0 => (stream.window * 2).clamp(BLOCK, WINDOW_MAX),
-            (true, _) => block_rest,
+        let soon = now.saturating_sub(stream.at) <= SOON * usual_us;
+        let window = match goes_on {
+            true if soon && stream.window > 0 => (stream.window * 2).min(WINDOW_MAX),
+            true => BLOCK,
+            false if least_end > gfn.0 + 1 => BLOCK,
+            false => 0,
         };
-        stream.window = stream.window.max(least_end - gfn.0 - 1);
-        stream.next = gfn.0 + 1 + stream.window;
-        stream.at = now;
+        let end = gfn.0.checked_div(window).map_or(gfn.0 + 1, |number| (number + 1) * window);
+        *stream = Stream { next: end.max(least_end), window, at: now };
         stream.next
     }
 
@@ -79,12 +79,10 @@ mod tests {
     #[test]
     fn a_scan_is_followed_with_a_growing_window() {
         let mut streams = Streams::new();
-        assert_eq!(ahead(&mut streams, 1000, 1), 0);
-        assert_eq!(ahead(&mut streams, 1001, 110), 6);
-        assert_eq!(ahead(&mut streams, 1008, 220), 12);
-        assert_eq!(ahead(&mut streams, 1021, 330), 24);
-        assert_eq!(ahead(&mut streams, 1046, 440), 32);
-        assert_eq!(ahead(&mut streams, 2000, 550), 0);
+        let asked: Vec<u64> = [(1024, 1), (1025, 110), (1032, 220), (1040, 330), (1056, 440), (2000, 550)]
+            .map(|(gfn, at)| ahead(&mut streams, gfn, at))
+            .into();
+        assert_eq!(asked, [0, 6, 7, 15, 31, 0]);
     }
 
     #[test]
@@ -100,8 +98,8 @@ mod tests {
     #[test]
     fn what_is_asked_for_anyway_is_part_of_the_stream() {
         let mut streams = Streams::new();
-        assert_eq!(streams.fault(Gfn(1000), 1008, (1, USUAL)), 1008);
-        assert_eq!(ahead(&mut streams, 1008, 110), 14);
+        assert_eq!(streams.fault(Gfn(1016), 1024, (1, USUAL)), 1024);
+        assert_eq!(ahead(&mut streams, 1024, 110), 15);
     }
 
     #[test]
