@@ -124,6 +124,7 @@ impl Machine {
             move_errors: AtomicU64::new(0),
             remote_accesses: AtomicU64::new(0),
             context_bytes_sent: AtomicU64::new(0),
+            move_messages_sent: AtomicU64::new(0),
             contexts_sent: AtomicU64::new(0),
             quiet: AtomicBool::new(false),
         });
