@@ -23,6 +23,27 @@ pub const TESSERA: Program = Program { package: "tessera", binary: "tessera" };
 /// The first process of a stock guest.
 pub const GUEST_INIT: Program = Program { package: "tessera-guest-programs", binary: "tessera-guest-init" };
 
+/// The payloads' own workspace.
+pub const PAYLOAD_MANIFEST: &str = "guest/payload/Cargo.toml";
+/// The bare-metal payload's file name.
+pub const PAYLOAD: &str = "tessera-payload";
+
+/// Builds the bare-metal payloads and gives their folder.
+///
+/// # Errors
+/// With the compiler's messages, when they do not build.
+pub fn payloads() -> Result<PathBuf> {
+    let target = paths::target().join("payload");
+    let step = Step::start("building the bare-metal payloads");
+    let mut command = cargo();
+    command.args(["build", "--release", "--manifest-path", PAYLOAD_MANIFEST, "--target-dir"]).arg(&target);
+    shell::output(&mut command)?;
+    let folder = target.join("release");
+    ensure!(folder.join(PAYLOAD).is_file(), "cargo built no payload in {}", folder.display());
+    step.done("done");
+    Ok(folder)
+}
+
 /// Cargo, as a command in the repository.
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

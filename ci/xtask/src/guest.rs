@@ -22,8 +22,8 @@ pub struct GuestSpec {
     pub memory_mib: u64,
     /// The cluster's name for its kernel.
     pub kernel: String,
-    /// The cluster's name for its initramfs.
-    pub initramfs: String,
+    /// The cluster's name for its initramfs; bare-metal payloads have none.
+    pub initramfs: Option<String>,
     /// What is added to its kernel command line.
     pub cmdline: String,
     /// How long it may take.
@@ -166,8 +166,6 @@ fn arguments(cluster: &Cluster, spec: &GuestSpec, hosts: &[String]) -> Result<Ve
         &hosts.join(","),
         "--kernel",
         &cluster.file(&spec.kernel)?,
-        "--initramfs",
-        &cluster.file(&spec.initramfs)?,
         "--cmdline",
         &spec.cmdline,
         "--cpus",
@@ -179,7 +177,11 @@ fn arguments(cluster: &Cluster, spec: &GuestSpec, hosts: &[String]) -> Result<Ve
         "--on-reboot",
         "exit",
     ];
-    Ok(words.map(str::to_owned).to_vec())
+    let mut words = words.map(str::to_owned).to_vec();
+    if let Some(initramfs) = &spec.initramfs {
+        words.extend(["--initramfs".to_owned(), cluster.file(initramfs)?]);
+    }
+    Ok(words)
 }
 
 struct Watch {

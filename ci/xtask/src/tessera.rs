@@ -46,6 +46,15 @@ pub struct TrafficStats {
     pub bytes_out: u64,
 }
 
+/// Moves of a node.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub struct MoveStats {
+    /// vCPUs that left.
+    pub left: u64,
+    /// Messages about moves that the node sent.
+    pub messages_sent: u64,
+}
+
 /// The figures of one node.
 #[derive(Clone, Debug, Deserialize)]
 pub struct NodeStats {
@@ -55,6 +64,8 @@ pub struct NodeStats {
     pub faults: Vec<FaultStats>,
     /// Data connections.
     pub traffic: TrafficStats,
+    /// Moves.
+    pub moves: MoveStats,
 }
 
 /// What `tessera run --report` writes at the guest's end.
@@ -164,7 +175,7 @@ mod tests {
 
     #[test]
     fn the_last_life_of_a_guest_counts() {
-        let node = |bytes: u64| serde_json::json!({"node": 0, "memory": {"resident_bytes": 1}, "faults": [], "traffic": {"bytes_out": bytes}});
+        let node = |bytes: u64| serde_json::json!({"node": 0, "memory": {"resident_bytes": 1}, "faults": [], "traffic": {"bytes_out": bytes}, "moves": {"left": 0, "messages_sent": 0}});
         let report = serde_json::json!({"lives": [{"nodes": [node(1)]}, {"nodes": [node(2), node(3)]}]});
         let report: Report = serde_json::from_value(report).unwrap();
         assert_eq!(report.nodes().iter().map(|node| node.traffic.bytes_out).collect::<Vec<_>>(), [2, 3]);

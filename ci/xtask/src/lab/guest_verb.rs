@@ -79,7 +79,7 @@ pub fn run(options: &Run) -> Result<i32> {
         vcpus: options.cpus,
         memory_mib: options.memory,
         kernel: "kernel".to_owned(),
-        initramfs: images::GUEST_INITRAMFS.to_owned(),
+        initramfs: Some(images::GUEST_INITRAMFS.to_owned()),
         cmdline: options.cmdline.clone(),
         limit: Duration::from_secs(options.timeout),
     };
