@@ -2,7 +2,8 @@
 
 use kvm_bindings::{
     kvm_enable_cap, kvm_msi, kvm_userspace_memory_region, CpuId, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API,
-    KVM_CAP_X86_SMM, KVM_CAP_XSAVE2, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS,
+    KVM_CAP_X86_DISABLE_EXITS, KVM_CAP_X86_SMM, KVM_CAP_XSAVE2, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK,
+    KVM_X2APIC_API_USE_32BIT_IDS, KVM_X86_DISABLE_EXITS_HLT,
 };
 use std::sync::Arc;
 
@@ -117,6 +118,26 @@ impl Vm {
         let xsave_bytes =
             usize::try_from(fd.check_extension_raw(KVM_CAP_XSAVE2.into())).unwrap_or(0).max(4096);
         Ok(Vm { kvm, fd, xsave_bytes, slots: 0, private: Vec::new(), guest: None })
+    }
+
+    /// Lets each vCPU wait for missing pages itself, so that a load is reported as a load. Before any vCPU is made.
+    ///
+    /// While a page is missing and the guest takes interrupts, KVM lets a kernel worker fetch the page and halts the
+    /// vCPU meanwhile; the worker always asks to *write* (`async_pf_execute`, virt/kvm/async_pf.c). Every load of a remote
+    /// page would then take it away from all other nodes. KVM does not do so where HLT does not exit and the guest has
+    /// not asked for asynchronous page faults (`kvm_can_do_async_pf`, arch/x86/kvm/x86.c), hence KVM_CAP_X86_DISABLE_EXITS
+    /// (KVM API 7.13). A vCPU that halts then keeps its processor, asleep, until somebody else wants it.
+    ///
+    /// # Errors
+    /// When KVM refuses although it offers it.
+    pub fn wait_for_pages_in_place(&self) -> Result<(), KvmError> {
+        let offered = self.fd.check_extension_raw(KVM_CAP_X86_DISABLE_EXITS.into());
+        if offered & KVM_X86_DISABLE_EXITS_HLT as i32 == 0 {
+            tracing::warn!("this KVM insists on exits of HLT: loads of remote pages will be taken for stores, and pages that all hosts read will go from one to the other");
+            return Ok(());
+        }
+        let (cap, name) = (KVM_CAP_X86_DISABLE_EXITS, "KVM_CAP_X86_DISABLE_EXITS");
+        enable(&self.fd, cap, KVM_X86_DISABLE_EXITS_HLT.into(), name)
     }
 
     /// Bytes of a vCPU's extended state (KVM API 4.134).

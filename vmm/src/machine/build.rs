@@ -85,6 +85,9 @@ impl Machine {
             return Err(MachineError::Vcpus(count));
         }
         let mut vm = build_vm(memory)?;
+        if spec.nodes > 1 {
+            vm.wait_for_pages_in_place()?;
+        }
         let cores = build_vcpus(&spec, &vm)?;
         let eraser = build_eraser(&spec, &mut vm)?;
         let tables = eraser.map(|eraser| Box::new(eraser) as Box<dyn TableCache>);
