@@ -20,6 +20,8 @@ pub struct Program {
 pub const AGENT: Program = Program { package: "tessera-lab-agent", binary: "tessera-lab-agent" };
 /// Tessera itself.
 pub const TESSERA: Program = Program { package: "tessera", binary: "tessera" };
+/// What a page fault costs at least.
+pub const FLOOR: Program = Program { package: "tessera-floor", binary: "tessera-floor" };
 /// The first process of a stock guest.
 pub const GUEST_INIT: Program = Program { package: "tessera-guest-programs", binary: "tessera-guest-init" };
 

@@ -18,6 +18,8 @@ pub struct GuestSpec {
     pub hosts: usize,
     /// Its virtual CPUs.
     pub vcpus: u32,
+    /// How many of them start on each host; empty: evenly spread.
+    pub vcpus_per_host: Vec<u32>,
     /// Its memory, in MiB.
     pub memory_mib: u64,
     /// The cluster's name for its kernel.
@@ -169,7 +171,7 @@ fn arguments(cluster: &Cluster, spec: &GuestSpec, hosts: &[String]) -> Result<Ve
         "--cmdline",
         &spec.cmdline,
         "--cpus",
-        &format!("boot={}", spec.vcpus),
+        &cpus(spec),
         "--memory",
         &format!("size={}M", spec.memory_mib),
         "--report",
@@ -182,6 +184,15 @@ fn arguments(cluster: &Cluster, spec: &GuestSpec, hosts: &[String]) -> Result<Ve
         words.extend(["--initramfs".to_owned(), cluster.file(initramfs)?]);
     }
     Ok(words)
+}
+
+/// The value of `--cpus`.
+fn cpus(spec: &GuestSpec) -> String {
+    let per_host: Vec<String> = spec.vcpus_per_host.iter().map(u32::to_string).collect();
+    match per_host.is_empty() {
+        true => format!("boot={}", spec.vcpus),
+        false => format!("boot={},per-host=[{}]", spec.vcpus, per_host.join(",")),
+    }
 }
 
 struct Watch {

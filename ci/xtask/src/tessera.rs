@@ -17,6 +17,8 @@ use crate::shell;
 pub struct Spread {
     /// How many were counted.
     pub count: u64,
+    /// The mean.
+    pub mean_us: f64,
     /// The median.
     pub p50_us: u64,
     /// 99 of 100 were not above this.
@@ -44,6 +46,8 @@ pub struct FaultStats {
 pub struct TrafficStats {
     /// Bytes sent.
     pub bytes_out: u64,
+    /// Messages sent.
+    pub messages_out: u64,
 }
 
 /// Moves of a node.
@@ -175,7 +179,7 @@ mod tests {
 
     #[test]
     fn the_last_life_of_a_guest_counts() {
-        let node = |bytes: u64| serde_json::json!({"node": 0, "memory": {"resident_bytes": 1}, "faults": [], "traffic": {"bytes_out": bytes}, "moves": {"left": 0, "messages_sent": 0}});
+        let node = |bytes: u64| serde_json::json!({"node": 0, "memory": {"resident_bytes": 1}, "faults": [], "traffic": {"bytes_out": bytes, "messages_out": 1}, "moves": {"left": 0, "messages_sent": 0}});
         let report = serde_json::json!({"lives": [{"nodes": [node(1)]}, {"nodes": [node(2), node(3)]}]});
         let report: Report = serde_json::from_value(report).unwrap();
         assert_eq!(report.nodes().iter().map(|node| node.traffic.bytes_out).collect::<Vec<_>>(), [2, 3]);

@@ -16,10 +16,8 @@ const LIMIT: Duration = Duration::from_secs(600);
 pub struct Run {
     /// The guest's name.
     pub name: String,
-    /// The first so many nodes run it.
-    pub nodes: usize,
-    /// Its virtual CPUs.
-    pub vcpus: u32,
+    /// Its virtual CPUs on each node.
+    pub vcpus_per_node: Vec<u32>,
     /// Its memory, in MiB.
     pub memory_mib: u64,
     /// Which tests, and their words.
@@ -52,8 +50,9 @@ impl Bench {
     pub fn run(&self, run: &Run, follower: &mut dyn Follower) -> Result<Outcome> {
         let spec = GuestSpec {
             name: run.name.clone(),
-            hosts: run.nodes,
-            vcpus: run.vcpus,
+            hosts: run.vcpus_per_node.len(),
+            vcpus: run.vcpus_per_node.iter().sum(),
+            vcpus_per_host: run.vcpus_per_node.clone(),
             memory_mib: run.memory_mib,
             kernel: builds::PAYLOAD.to_owned(),
             initramfs: None,

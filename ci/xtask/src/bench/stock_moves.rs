@@ -74,6 +74,7 @@ pub fn main(options: &Args) -> Result<i32> {
         name: "bench-moves".to_owned(),
         hosts,
         vcpus: options.vcpus,
+        vcpus_per_host: Vec::new(),
         memory_mib: options.memory,
         kernel: images::kernel_name(options.kernel),
         initramfs: Some(images::GUEST_INITRAMFS.to_owned()),

@@ -93,6 +93,7 @@ fn run_on(cluster: &Cluster, plan: &Plan, hosts: usize) -> Result<(Outcome, Move
         name: name.clone(),
         hosts,
         vcpus: plan.vcpus,
+        vcpus_per_host: Vec::new(),
         memory_mib: plan.memory_mib,
         kernel: images::kernel_name(plan.kernel),
         initramfs: Some(images::GUEST_INITRAMFS.to_owned()),

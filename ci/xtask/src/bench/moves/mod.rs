@@ -83,8 +83,7 @@ pub fn main(options: &Args) -> Result<i32> {
 fn measure(bench: &Bench, options: &Args, memory_mib: u64) -> Result<Round> {
     let run = Run {
         name: "bench-moves".to_owned(),
-        nodes: NODES,
-        vcpus: options.vcpus,
+        vcpus_per_node: vec![options.vcpus / 2 + options.vcpus % 2, options.vcpus / 2],
         memory_mib,
         cmdline: format!("test=bench_fill,move_bench seconds={}", options.seconds),
     };
