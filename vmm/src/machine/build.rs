@@ -85,11 +85,13 @@ impl Machine {
             return Err(MachineError::Vcpus(count));
         }
         let mut vm = build_vm(memory)?;
-        if spec.nodes > 1 {
-            vm.wait_for_pages_in_place()?;
-        }
+        let several = spec.nodes > 1;
+        let forbidden = several && vm.forbid_async_faults_early();
         let cores = build_vcpus(&spec, &vm)?;
         let eraser = build_eraser(&spec, &mut vm)?;
+        if several && !forbidden {
+            vm.forbid_async_faults();
+        }
         let tables = eraser.map(|eraser| Box::new(eraser) as Box<dyn TableCache>);
         let vm = Arc::new(vm);
         let places = Arc::new(Places::new(spec.vcpus.iter().map(|vcpu| vcpu.node)));
