@@ -99,7 +99,7 @@ pub struct Seen {
 pub struct Private {
     /// The first store to a page, on average, in nanoseconds.
     pub touch_ns: f64,
-    /// A locked addition to a random word after that.
+    /// A locked addition to a random word after that, in the fastest of many passes.
     pub access_ns: f64,
 }
 
@@ -218,7 +218,7 @@ impl Runs {
         let words = "test=bench_private mb=32 passes=400".to_owned();
         let (result, _) = self.run(vcpus_per_node, MEMORY_MIB, words)?;
         let ns = |name| number(&result, name).map(|ps| ps / 1000.0);
-        Ok(Private { touch_ns: ns("touch_ps_per_page")?, access_ns: ns("access_ps")? })
+        Ok(Private { touch_ns: ns("touch_ps_per_page")?, access_ns: ns("fastest_ps")? })
     }
 
     fn rate(&self, readers: u32) -> Result<f64> {
