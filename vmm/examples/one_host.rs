@@ -205,7 +205,10 @@ fn start() -> Result<()> {
     let spec = BootSpec {
         kernel: boot::open("kernel", Path::new(&arguments.kernel))?,
         initramfs: initramfs.transpose()?,
-        cmdline: boot::cmdline::compose(&arguments.cmdline, tsc_khz),
+        cmdline: boot::cmdline::compose(
+            &arguments.cmdline,
+            &boot::cmdline::Guest { tsc_khz, vcpus: ids.len(), hosts: 1 },
+        ),
         vcpus: ids.iter().map(|&(apic_id, node)| BootVcpu { apic_id, node }).collect(),
     };
     let image = boot::load(memory, &layout, &spec)?;

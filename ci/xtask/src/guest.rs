@@ -18,12 +18,14 @@ pub struct GuestSpec {
     pub hosts: usize,
     /// Its virtual CPUs.
     pub vcpus: u32,
+    /// How many of them start on each host; empty: evenly spread.
+    pub vcpus_per_host: Vec<u32>,
     /// Its memory, in MiB.
     pub memory_mib: u64,
     /// The cluster's name for its kernel.
     pub kernel: String,
-    /// The cluster's name for its initramfs.
-    pub initramfs: String,
+    /// The cluster's name for its initramfs; bare-metal payloads have none.
+    pub initramfs: Option<String>,
     /// What is added to its kernel command line.
     pub cmdline: String,
     /// How long it may take.
@@ -166,12 +168,10 @@ fn arguments(cluster: &Cluster, spec: &GuestSpec, hosts: &[String]) -> Result<Ve
         &hosts.join(","),
         "--kernel",
         &cluster.file(&spec.kernel)?,
-        "--initramfs",
-        &cluster.file(&spec.initramfs)?,
         "--cmdline",
         &spec.cmdline,
         "--cpus",
-        &format!("boot={}", spec.vcpus),
+        &cpus(spec),
         "--memory",
         &format!("size={}M", spec.memory_mib),
         "--report",
@@ -181,7 +181,20 @@ fn arguments(cluster: &Cluster, spec: &GuestSpec, hosts: &[String]) -> Result<Ve
         "--slow-clock",
         &cluster.slow_clock().to_string(),
     ];
-    Ok(words.map(str::to_owned).to_vec())
+    let mut words = words.map(str::to_owned).to_vec();
+    if let Some(initramfs) = &spec.initramfs {
+        words.extend(["--initramfs".to_owned(), cluster.file(initramfs)?]);
+    }
+    Ok(words)
+}
+
+/// The value of `--cpus`.
+fn cpus(spec: &GuestSpec) -> String {
+    let per_host: Vec<String> = spec.vcpus_per_host.iter().map(u32::to_string).collect();
+    match per_host.is_empty() {
+        true => format!("boot={}", spec.vcpus),
+        false => format!("boot={},per-host=[{}]", spec.vcpus, per_host.join(",")),
+    }
 }
 
 struct Watch {

@@ -17,6 +17,8 @@ use crate::shell;
 pub struct Spread {
     /// How many were counted.
     pub count: u64,
+    /// The mean.
+    pub mean_us: f64,
     /// The median.
     pub p50_us: u64,
     /// 99 of 100 were not above this.
@@ -44,6 +46,17 @@ pub struct FaultStats {
 pub struct TrafficStats {
     /// Bytes sent.
     pub bytes_out: u64,
+    /// Messages sent.
+    pub messages_out: u64,
+}
+
+/// Moves of a node.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub struct MoveStats {
+    /// vCPUs that left.
+    pub left: u64,
+    /// Messages about moves that the node sent.
+    pub messages_sent: u64,
 }
 
 /// The figures of one node.
@@ -55,6 +68,8 @@ pub struct NodeStats {
     pub faults: Vec<FaultStats>,
     /// Data connections.
     pub traffic: TrafficStats,
+    /// Moves.
+    pub moves: MoveStats,
 }
 
 /// What `tessera run --report` writes at the guest's end.
@@ -177,7 +192,7 @@ mod tests {
 
     #[test]
     fn the_last_life_of_a_guest_counts() {
-        let node = |bytes: u64| serde_json::json!({"node": 0, "memory": {"resident_bytes": 1}, "faults": [], "traffic": {"bytes_out": bytes}});
+        let node = |bytes: u64| serde_json::json!({"node": 0, "memory": {"resident_bytes": 1}, "faults": [], "traffic": {"bytes_out": bytes, "messages_out": 1}, "moves": {"left": 0, "messages_sent": 0}});
         let report = serde_json::json!({"lives": [{"nodes": [node(1)]}, {"nodes": [node(2), node(3)]}]});
         let report: Report = serde_json::from_value(report).unwrap();
         assert_eq!(report.nodes().iter().map(|node| node.traffic.bytes_out).collect::<Vec<_>>(), [2, 3]);

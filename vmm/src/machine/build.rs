@@ -85,9 +85,11 @@ impl Machine {
             return Err(MachineError::Vcpus(count));
         }
         let mut vm = build_vm(memory)?;
+        let several = spec.nodes > 1;
+        let forbidden = several && vm.forbid_async_faults_early();
         let cores = build_vcpus(&spec, &vm)?;
         let eraser = build_eraser(&spec, &mut vm)?;
-        if spec.nodes > 1 {
+        if several && !forbidden {
             vm.forbid_async_faults();
         }
         let tables = eraser.map(|eraser| Box::new(eraser) as Box<dyn TableCache>);
@@ -127,6 +129,7 @@ impl Machine {
             move_errors: AtomicU64::new(0),
             remote_accesses: AtomicU64::new(0),
             context_bytes_sent: AtomicU64::new(0),
+            move_messages_sent: AtomicU64::new(0),
             contexts_sent: AtomicU64::new(0),
             quiet: AtomicBool::new(false),
         });

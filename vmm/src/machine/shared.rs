@@ -37,6 +37,7 @@ pub struct Shared {
     pub(super) remote_accesses: AtomicU64,
     pub(super) context_bytes_sent: AtomicU64,
     pub(super) contexts_sent: AtomicU64,
+    pub(super) move_messages_sent: AtomicU64,
     /// The machine is being taken down: what its parts say no longer counts.
     pub(super) quiet: AtomicBool,
 }
@@ -110,6 +111,7 @@ impl Shared {
             remote_device_accesses: self.remote_accesses.load(Ordering::Relaxed),
             context_bytes_sent: self.context_bytes_sent.load(Ordering::Relaxed),
             contexts_sent: self.contexts_sent.load(Ordering::Relaxed),
+            move_messages_sent: self.move_messages_sent.load(Ordering::Relaxed),
         }
     }
 
@@ -190,6 +192,7 @@ impl Surroundings for Shared {
             self.context_bytes_sent.fetch_add(bytes as u64, Ordering::Relaxed);
             self.contexts_sent.fetch_add(1, Ordering::Relaxed);
         }
+        self.move_messages_sent.fetch_add(1, Ordering::Relaxed);
         self.peers.send(to, PeerMessage::Move(vcpu, message)).is_ok()
     }
 
@@ -210,6 +213,7 @@ impl Surroundings for Shared {
         self.places.set(vcpu, node, epoch);
         self.events.placed(vcpu, node);
         for peer in (0..self.nodes).map(NodeId).filter(|&peer| peer != self.me && peer != node) {
+            self.move_messages_sent.fetch_add(1, Ordering::Relaxed);
             self.reply(peer, PeerMessage::Placed(vcpu, node, epoch));
         }
     }

@@ -237,6 +237,7 @@ impl GuestMachine for KvmGuest {
             blackout_max_us: machine.arrivals.max_us,
             failed: machine.move_errors,
             bytes_sent: machine.context_bytes_sent,
+            messages_sent: machine.move_messages_sent,
         };
         stats.interrupts_relayed = machine.interrupts.relayed;
         stats.accesses_forwarded = machine.remote_device_accesses;

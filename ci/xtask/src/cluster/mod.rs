@@ -104,6 +104,16 @@ impl Cluster {
         Ok(Self { hosts, tessera, files: spec.files })
     }
 
+    /// Nodes on this machine, whether or not its KVM boots stock kernels: enough for bare-metal payloads.
+    ///
+    /// # Errors
+    /// When `tessera` does not build or a node does not come up.
+    pub fn on_this_machine(count: usize, files: Vec<GuestFile>) -> Result<Self> {
+        let tessera = builds::static_programs(&[builds::TESSERA])?.remove(0);
+        let hosts = Hosts::Local(LocalNodes::start(&tessera, count)?);
+        Ok(Self { hosts, tessera, files })
+    }
+
     /// What kind it is, in a word.
     pub fn kind(&self) -> &'static str {
         match self.hosts {

@@ -95,9 +95,10 @@ fn run_on(cluster: &Cluster, plan: &Plan, hosts: usize) -> Result<(Outcome, Move
         name: name.clone(),
         hosts,
         vcpus: plan.vcpus,
+        vcpus_per_host: Vec::new(),
         memory_mib: plan.memory_mib,
         kernel: images::kernel_name(plan.kernel),
-        initramfs: images::GUEST_INITRAMFS.to_owned(),
+        initramfs: Some(images::GUEST_INITRAMFS.to_owned()),
         cmdline: format!("console=ttyS0 quiet maxcpus=1 {} tessera.run={}", plan.append, plan.workload),
         limit: plan.limit,
     };

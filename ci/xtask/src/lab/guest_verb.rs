@@ -77,9 +77,10 @@ pub fn run(options: &Run) -> Result<i32> {
         name: "lab".to_owned(),
         hosts,
         vcpus: options.cpus,
+        vcpus_per_host: Vec::new(),
         memory_mib: options.memory,
         kernel: "kernel".to_owned(),
-        initramfs: images::GUEST_INITRAMFS.to_owned(),
+        initramfs: Some(images::GUEST_INITRAMFS.to_owned()),
         cmdline: options.cmdline.clone(),
         limit: Duration::from_secs(options.timeout),
     };

@@ -37,7 +37,7 @@ fn lint() -> Result<Counts> {
     setup::ensure()?;
     let runs = [
         cargo::whole("format", &["fmt", "--all", "--check"])?,
-        cargo::whole("format-payload", &["fmt", "--manifest-path", payload::MANIFEST, "--check"])?,
+        cargo::whole("format-payload", &["fmt", "--manifest-path", builds::PAYLOAD_MANIFEST, "--check"])?,
         cargo::whole("clippy", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?,
     ];
     Ok(sum(&runs))
@@ -57,7 +57,7 @@ fn unit() -> Result<Counts> {
     )?;
     let payload = cargo::tests(
         "unit-payload",
-        builds::cargo().args(["test", "--lib", "--manifest-path", payload::MANIFEST]),
+        builds::cargo().args(["test", "--lib", "--manifest-path", builds::PAYLOAD_MANIFEST]),
     )?;
     Ok(sum(&[others, own, payload]))
 }
