@@ -15,6 +15,7 @@ pub mod cmos;
 mod events;
 pub mod ioapic;
 pub mod payload;
+pub mod pci;
 pub mod platform;
 pub mod power;
 pub mod serial;

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use tessera_abi::{mmio, port};
 
 use crate::absent::Absent;
-use crate::bus::{Bus, BusDevice};
+use crate::bus::{Bus, BusDevice, BusError};
 use crate::cmos::{system_time, CmosClock};
 use crate::events::{MsiSink, PlatformEvents};
 use crate::ioapic::IoApic;
 use crate::payload::{PayloadConsole, PayloadExit};
+use crate::pci::root::{ConfigPorts, Ecam, PciMemory};
+use crate::pci::PciRoot;
 use crate::power::{AcpiPower, PvPanic, I8042};
 use crate::serial::SerialConsole;
 
@@ -45,6 +47,22 @@ impl Platform {
         let memory =
             [(mmio::IOAPIC..mmio::IOAPIC + mmio::IOAPIC_BYTES, ioapic.clone() as Arc<dyn BusDevice>)];
         Platform { ports: assemble(ports), memory: assemble(memory), ioapic, serial }
+    }
+
+    /// Adds a PCI bus, whose devices may decode memory in `high`, above all RAM, and in the window below 4 GiB.
+    ///
+    /// # Errors
+    /// When something else is in its place.
+    pub fn with_pci(mut self, root: PciRoot, high: Range<u64>) -> Result<Self, BusError> {
+        let root = Arc::new(root);
+        let ports = range(port::PCI_CONFIG, port::PCI_CONFIG_PORTS);
+        self.ports.insert(ports, Arc::new(ConfigPorts(root.clone())))?;
+        let ecam = mmio::ECAM..mmio::ECAM + mmio::ECAM_BYTES;
+        self.memory.insert(ecam, Arc::new(Ecam(root.clone())))?;
+        for window in [mmio::PCI_LOW..mmio::PCI_LOW_END, high] {
+            self.memory.insert(window.clone(), Arc::new(PciMemory::new(root.clone(), window.start)))?;
+        }
+        Ok(self)
     }
 
     /// A read of `port`. Where no device is, all ones.

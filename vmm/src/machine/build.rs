@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 
 use kvm_bindings::KVM_MP_STATE_RUNNABLE;
-use tessera_devices::{GuestEnd, MsiSink, Platform, PlatformEvents};
+use tessera_devices::pci::PciRoot;
+use tessera_devices::{BusError, GuestEnd, MsiSink, Platform, PlatformEvents};
 use tessera_dsm::memory::NodeMemory;
 use tessera_dsm::pager::TableCache;
 use tessera_dsm::NodeId;
@@ -20,6 +21,7 @@ use super::spec::MachineSpec;
 use super::stats::BlackoutLog;
 use super::{lock, Machine};
 use crate::boot::entry::{self, Entry};
+use crate::boot::pci_window;
 use crate::cpuid::{self, CpuidError, VcpuTopology};
 use crate::host;
 use crate::kvm::{KickError, Kicker, KvmError, PrivateError, ShadowEraser, Vm};
@@ -46,6 +48,9 @@ pub enum MachineError {
     /// More vCPUs than a node can stand in for.
     #[error("a guest has 1 to {max} vCPUs, not {0}", max = stub::VCPUS_MAX)]
     Vcpus(usize),
+    /// A device's place is taken.
+    #[error("a device cannot be placed: {0}")]
+    Bus(#[from] BusError),
     /// A thread could not be made.
     #[error("{vcpu}: no thread: {source}")]
     Thread {
@@ -100,10 +105,14 @@ impl Machine {
             received: AtomicU64::new(0),
             refused: AtomicU64::new(0),
         });
-        let platform = (spec.me == NodeId::HOME).then(|| {
-            let sink = Arc::clone(&interrupts) as Arc<dyn MsiSink>;
-            Platform::new(sink, Arc::new(DeviceEvents(Arc::clone(&events))))
-        });
+        let platform = match spec.me {
+            NodeId::HOME => {
+                let sink = Arc::clone(&interrupts) as Arc<dyn MsiSink>;
+                let platform = Platform::new(sink, Arc::new(DeviceEvents(Arc::clone(&events))));
+                Some(platform.with_pci(PciRoot::default(), pci_window(&spec.layout))?)
+            }
+            _ => None,
+        };
         let mailboxes = (0..count)
             .map(|_| Ok(Arc::new(Mailbox::new(Kicker::new()?))))
             .collect::<Result<_, MachineError>>()?;
