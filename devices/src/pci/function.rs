@@ -37,4 +37,10 @@ pub trait PciFunction: Send + Sync {
 
     /// Writes at `offset` from the start of a BAR.
     fn write_memory(&self, bar: usize, offset: u64, data: &[u8]);
+
+    /// Tells the function's own threads, if it has any, to end.
+    fn quit(&self) {}
+
+    /// Waits for their end; after [`PciFunction::quit`], and when guest memory is not served any more.
+    fn join(&self) {}
 }

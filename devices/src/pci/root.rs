@@ -69,6 +69,16 @@ impl PciRoot {
         Ok(self.devices.len() - 1)
     }
 
+    /// Tells the devices' own threads to end.
+    pub fn quit(&self) {
+        self.devices.iter().for_each(|device| device.quit());
+    }
+
+    /// Waits for their end; after [`PciRoot::quit`], and when guest memory is not served any more.
+    pub fn join(&self) {
+        self.devices.iter().for_each(|device| device.join());
+    }
+
     /// Takes over what the devices decode now.
     fn decode_anew(&self) {
         // The table is replaced as a whole, so a poisoned lock holds a good one. It is read from the devices under the

@@ -25,6 +25,7 @@ pub struct Platform {
     memory: Bus,
     ioapic: Arc<IoApic>,
     serial: Arc<SerialConsole>,
+    pci: Option<Arc<PciRoot>>,
 }
 
 impl Platform {
@@ -46,7 +47,7 @@ impl Platform {
         ];
         let memory =
             [(mmio::IOAPIC..mmio::IOAPIC + mmio::IOAPIC_BYTES, ioapic.clone() as Arc<dyn BusDevice>)];
-        Platform { ports: assemble(ports), memory: assemble(memory), ioapic, serial }
+        Platform { ports: assemble(ports), memory: assemble(memory), ioapic, serial, pci: None }
     }
 
     /// Adds a PCI bus, whose devices may decode memory in `high`, above all RAM, and in the window below 4 GiB.
@@ -62,6 +63,7 @@ impl Platform {
         for window in [mmio::PCI_LOW..mmio::PCI_LOW_END, high] {
             self.memory.insert(window.clone(), Arc::new(PciMemory::new(root.clone(), window.start)))?;
         }
+        self.pci = Some(root);
         Ok(self)
     }
 
@@ -93,6 +95,16 @@ impl Platform {
     /// Offers `bytes` to the guest's serial console and says how many were taken: offer the rest later.
     pub fn console_input(&self, bytes: &[u8]) -> usize {
         self.serial.input(bytes)
+    }
+
+    /// Tells the devices' own threads to end.
+    pub fn quit(&self) {
+        self.pci.iter().for_each(|pci| pci.quit());
+    }
+
+    /// Waits for their end; after [`Platform::quit`], and when guest memory is not served any more.
+    pub fn join(&self) {
+        self.pci.iter().for_each(|pci| pci.join());
     }
 
     /// The interrupt controller, for further devices.
