@@ -4,14 +4,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 
 use kvm_bindings::KVM_MP_STATE_RUNNABLE;
-use tessera_devices::pci::PciRoot;
-use tessera_devices::{BusError, GuestEnd, MsiSink, Platform, PlatformEvents};
+use tessera_devices::ram::NodeRam;
+use tessera_devices::{GuestEnd, MsiSink, Platform, PlatformEvents};
 use tessera_dsm::memory::NodeMemory;
 use tessera_dsm::pager::TableCache;
 use tessera_dsm::NodeId;
 use tessera_migration::{kvm_ext, VcpuId};
 use thiserror::Error;
 
+use super::devices::{DeviceError, HomeDevices};
 use super::interrupts::Interrupts;
 use super::message::{MachineEvents, PeerSink};
 use super::places::Places;
@@ -21,7 +22,6 @@ use super::spec::MachineSpec;
 use super::stats::BlackoutLog;
 use super::{lock, Machine};
 use crate::boot::entry::{self, Entry};
-use crate::boot::pci_window;
 use crate::cpuid::{self, CpuidError, VcpuTopology};
 use crate::host;
 use crate::kvm::{KickError, Kicker, KvmError, PrivateError, ShadowEraser, Vm};
@@ -48,9 +48,9 @@ pub enum MachineError {
     /// More vCPUs than a node can stand in for.
     #[error("a guest has 1 to {max} vCPUs, not {0}", max = stub::VCPUS_MAX)]
     Vcpus(usize),
-    /// A device's place is taken.
-    #[error("a device cannot be placed: {0}")]
-    Bus(#[from] BusError),
+    /// A device could not be made.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// A thread could not be made.
     #[error("{vcpu}: no thread: {source}")]
     Thread {
@@ -75,7 +75,7 @@ impl PlatformEvents for DeviceEvents {
 }
 
 impl Machine {
-    /// Builds a machine at rest: its memory, every vCPU of the guest, and on the home node the devices.
+    /// Builds a machine at rest, whose home node has no devices but the platform's own.
     ///
     /// # Errors
     /// When KVM or the system refuses something.
@@ -84,6 +84,22 @@ impl Machine {
         memory: &Arc<NodeMemory>,
         peers: Arc<dyn PeerSink>,
         events: Arc<dyn MachineEvents>,
+    ) -> Result<Arc<Machine>, MachineError> {
+        let none = HomeDevices::open(&[], Arc::new(NodeRam::new(memory)))?;
+        Machine::with_devices(spec, memory, peers, events, none)
+    }
+
+    /// Builds a machine at rest: its memory, every vCPU of the guest, and on the home node the devices; on the others
+    /// `devices` are dropped.
+    ///
+    /// # Errors
+    /// When KVM or the system refuses something.
+    pub fn with_devices(
+        spec: MachineSpec,
+        memory: &Arc<NodeMemory>,
+        peers: Arc<dyn PeerSink>,
+        events: Arc<dyn MachineEvents>,
+        devices: HomeDevices,
     ) -> Result<Arc<Machine>, MachineError> {
         let count = spec.vcpus.len();
         if count == 0 || count > stub::VCPUS_MAX {
@@ -108,8 +124,8 @@ impl Machine {
         let platform = match spec.me {
             NodeId::HOME => {
                 let sink = Arc::clone(&interrupts) as Arc<dyn MsiSink>;
-                let platform = Platform::new(sink, Arc::new(DeviceEvents(Arc::clone(&events))));
-                Some(platform.with_pci(PciRoot::default(), pci_window(&spec.layout))?)
+                let platform = Platform::new(sink.clone(), Arc::new(DeviceEvents(Arc::clone(&events))));
+                Some(devices.install(platform, &spec.layout, &sink)?)
             }
             _ => None,
         };
