@@ -13,6 +13,8 @@ pub mod absent;
 pub mod block;
 pub mod bus;
 pub mod cmos;
+pub mod console;
+pub mod entropy;
 mod events;
 pub mod ioapic;
 pub mod payload;

@@ -9,9 +9,8 @@ use super::error::DiskError;
 use super::pool::{DiskPool, Job, Outcome};
 use super::request::{self, Status, ID_BYTES};
 use crate::ram::GuestRam;
-use crate::virtio::engine::{Driver, Engine, EngineError, Interest, Readiness, Reset, Watcher};
+use crate::virtio::engine::{Device, Driver, Engine, EngineError, Interest, Readiness, Reset, Watcher};
 use crate::virtio::queue::{copy, Chain, DeviceQueue, Done, Limits};
-use crate::virtio::Model;
 
 /// Most bytes of guest memory copied for requests that are under way.
 pub const IN_FLIGHT_BYTES_MAX: u64 = 16 << 20;
@@ -24,12 +23,12 @@ const FINISHED: u32 = 0;
 ///
 /// # Errors
 /// When the host has no threads for it.
-pub fn device(disk: Arc<dyn Disk>, serial: &str) -> Result<(Model, Box<dyn Engine>), DiskError> {
+pub fn device(disk: Arc<dyn Disk>, serial: &str) -> Result<Device, DiskError> {
     let mut id = [0; ID_BYTES];
     id.iter_mut().zip(serial.bytes()).for_each(|(to, from)| *to = from);
     let model = config::model(&*disk);
     let pool = DiskPool::start(disk.clone(), id).map_err(DiskError::Threads)?;
-    Ok((model, Box::new(BlockEngine { disk, pool, driver: None, copied: 0 })))
+    Ok(Device { model, engine: Box::new(BlockEngine { disk, pool, driver: None, copied: 0 }) })
 }
 
 struct Active {
@@ -117,12 +116,9 @@ impl Engine for BlockEngine {
         watcher.watch(self.pool.bell(), FINISHED, Interest::Read)
     }
 
-    fn activate(&mut self, driver: Driver, _: &mut dyn Watcher) -> Result<(), EngineError> {
-        let Driver { features, mut queues, ram } = driver;
-        let queue = queues.first_mut().and_then(Option::take);
-        let queue =
-            queue.ok_or_else(|| EngineError::Driver("the queue of requests is not enabled".into()))?;
-        self.driver = Some(Active { queue, ram, features });
+    fn activate(&mut self, mut driver: Driver, _: &mut dyn Watcher) -> Result<(), EngineError> {
+        let queue = driver.take_queue(0)?;
+        self.driver = Some(Active { queue, ram: driver.ram, features: driver.features });
         Ok(())
     }
 

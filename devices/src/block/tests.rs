@@ -13,6 +13,7 @@ use super::disk::{Disk, RawDisk, Space, Writes};
 use super::*;
 use crate::ram::fake::FakeRam;
 use crate::virtio::testing::{wait_until, DriverQueue, Rig, BUFFERS, NEXT, WRITE};
+use crate::virtio::Device;
 
 const SECTORS: u64 = 64;
 const READ: u32 = 0;
@@ -49,9 +50,9 @@ struct Setup {
 
 impl Setup {
     fn new(disk: Arc<dyn Disk>) -> Self {
-        let (model, engine) = device(disk, "serial-1").unwrap();
-        let features = model.features;
-        let rig = Rig::new(model, engine);
+        let disk = device(disk, "serial-1").unwrap();
+        let features = disk.model.features;
+        let rig = Rig::new(disk);
         let queue = rig.start(features).remove(0);
         Setup { rig, queue }
     }
@@ -86,13 +87,13 @@ fn range(sector: u64, sectors: u32, flags: u32) -> Vec<u8> {
 #[test]
 fn the_driver_is_told_what_the_disk_is() {
     let file = image(SECTORS);
-    let (model, _engine) = device(raw(&file, Writes::Allowed), "x").unwrap();
+    let Device { model, engine } = device(raw(&file, Writes::Allowed), "x").unwrap();
     assert_eq!(model.config.len(), 60);
     assert_eq!(model.config[..8], SECTORS.to_le_bytes());
     assert_eq!(model.config[20..24], 512u32.to_le_bytes());
     assert_eq!(model.features, 1 << 1 | 1 << 2 | 1 << 6 | 1 << 9 | DISCARD | WRITE_ZEROES);
-    drop(_engine);
-    let (model, _engine) = device(raw(&file, Writes::Refused), "x").unwrap();
+    drop(engine);
+    let model = device(raw(&file, Writes::Refused), "x").unwrap().model;
     assert_eq!(model.features, 1 << 1 | 1 << 2 | 1 << 5 | 1 << 6 | 1 << 9);
 }
 
@@ -175,8 +176,7 @@ fn a_request_that_is_too_big_fails_without_being_copied() {
 #[test]
 fn a_disk_that_can_only_be_read_refuses_writes_whatever_the_driver_accepted() {
     let file = image(SECTORS);
-    let (model, engine) = device(raw(&file, Writes::Refused), "").unwrap();
-    let rig = Rig::new(model, engine);
+    let rig = Rig::new(device(raw(&file, Writes::Refused), "").unwrap());
     let queue = rig.start(0).remove(0);
     let mut disk = Setup { rig, queue };
     assert_eq!(disk.ask(WRITE_OUT, 0, &[1; 512], 0).0, FAILED);

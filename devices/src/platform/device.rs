@@ -8,6 +8,7 @@ use tessera_abi::{mmio, port};
 use crate::absent::Absent;
 use crate::bus::{Bus, BusDevice, BusError};
 use crate::cmos::{system_time, CmosClock};
+use crate::console::ConsoleInput;
 use crate::events::{MsiSink, PlatformEvents};
 use crate::ioapic::IoApic;
 use crate::payload::{PayloadConsole, PayloadExit};
@@ -26,6 +27,8 @@ pub struct Platform {
     ioapic: Arc<IoApic>,
     serial: Arc<SerialConsole>,
     pci: Option<Arc<PciRoot>>,
+    /// Where input goes instead of to the serial console.
+    console: Option<Arc<ConsoleInput>>,
 }
 
 impl Platform {
@@ -47,7 +50,14 @@ impl Platform {
         ];
         let memory =
             [(mmio::IOAPIC..mmio::IOAPIC + mmio::IOAPIC_BYTES, ioapic.clone() as Arc<dyn BusDevice>)];
-        Platform { ports: assemble(ports), memory: assemble(memory), ioapic, serial, pci: None }
+        Platform {
+            ports: assemble(ports),
+            memory: assemble(memory),
+            ioapic,
+            serial,
+            pci: None,
+            console: None,
+        }
     }
 
     /// Adds a PCI bus, whose devices may decode memory in `high`, above all RAM, and in the window below 4 GiB.
@@ -92,9 +102,18 @@ impl Platform {
         self.ioapic.eoi(vector);
     }
 
-    /// Offers `bytes` to the guest's serial console and says how many were taken: offer the rest later.
+    /// From now on what is typed goes to this console instead of to the serial one.
+    pub fn with_console(mut self, input: Arc<ConsoleInput>) -> Self {
+        self.console = Some(input);
+        self
+    }
+
+    /// Offers `bytes` to the guest's console and says how many were taken: offer the rest later.
     pub fn console_input(&self, bytes: &[u8]) -> usize {
-        self.serial.input(bytes)
+        match &self.console {
+            Some(console) => console.offer(bytes),
+            None => self.serial.input(bytes),
+        }
     }
 
     /// Tells the devices' own threads to end.

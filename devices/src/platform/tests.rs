@@ -100,6 +100,27 @@ fn a_pci_window_over_another_device_is_refused() {
 }
 
 #[test]
+fn what_is_typed_goes_to_the_console_that_was_chosen() {
+    struct Nowhere;
+    impl crate::console::ConsoleOutput for Nowhere {
+        fn write(&mut self, _: &[u8]) {}
+    }
+    let (_console, input) = crate::console::device(Box::new(Nowhere)).unwrap();
+    let (platform, _) = platform();
+    assert_eq!(platform.console_input(b"a"), 1);
+    let platform = platform.with_console(input.clone());
+    assert_eq!(platform.console_input(b"bc"), 2);
+    let mut status = [0];
+    platform.pio_read(0x3fd, &mut status);
+    assert_eq!(status, [0x61], "the serial console has its own byte");
+    let mut byte = [0];
+    platform.pio_read(0x3f8, &mut byte);
+    assert_eq!(byte, *b"a");
+    platform.pio_read(0x3fd, &mut status);
+    assert_eq!(status, [0x60]);
+}
+
+#[test]
 fn a_level_interrupt_is_acknowledged_through_the_platform() {
     let (platform, heard) = platform();
     platform.mmio_write(0xfec0_0000, &[0x10 + 2 * 9, 0, 0, 0]);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use super::model::Model;
 use super::queue::{DeviceQueue, QueueError};
 use crate::ram::GuestRam;
 
@@ -17,6 +18,17 @@ pub struct Driver {
     pub queues: Vec<Option<DeviceQueue>>,
     /// Guest memory.
     pub ram: Arc<dyn GuestRam>,
+}
+
+impl Driver {
+    /// Takes a queue that the device cannot do without.
+    ///
+    /// # Errors
+    /// [`EngineError::Driver`] when the driver has not enabled it.
+    pub fn take_queue(&mut self, index: u16) -> Result<DeviceQueue, EngineError> {
+        let queue = self.queues.get_mut(usize::from(index)).and_then(Option::take);
+        queue.ok_or_else(|| EngineError::Driver(format!("queue {index} is not enabled")))
+    }
 }
 
 /// Why a device cannot go on until it is reset.
@@ -87,6 +99,14 @@ pub enum Reset {
     Done,
     /// Not yet: ask again after the next event.
     Pending,
+}
+
+/// A device without a bus: what its driver is told, and what does its work.
+pub struct Device {
+    /// What it is to its driver.
+    pub model: Model,
+    /// What does its work.
+    pub engine: Box<dyn Engine>,
 }
 
 /// What does a device's work, on a thread of its own. It may wait for guest memory, and must not wait for anything

@@ -17,7 +17,7 @@ pub(crate) mod testing;
 pub mod thread;
 pub mod transport;
 
-pub use engine::{Driver, Engine, EngineError, Interest, Readiness, Reset, Watcher};
+pub use engine::{Device, Driver, Engine, EngineError, Interest, Readiness, Reset, Watcher};
 pub use model::{DeviceKind, Model};
 pub use thread::DeviceThread;
 pub use transport::{VirtioError, VirtioParts, VirtioPci};

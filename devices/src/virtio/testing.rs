@@ -8,7 +8,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::model::feature;
 use super::queue::QueueSetup;
 use super::transport::layout::BAR;
-use super::{Engine, Model, VirtioParts, VirtioPci};
+use super::{Device, VirtioParts, VirtioPci};
 use crate::events::{Msi, MsiSink};
 use crate::pci::PciFunction;
 use crate::ram::fake::FakeRam;
@@ -64,11 +64,11 @@ pub(crate) struct Rig {
 }
 
 impl Rig {
-    pub(crate) fn new(model: Model, engine: Box<dyn Engine>) -> Self {
+    pub(crate) fn new(device: Device) -> Self {
         let (ram, sent) = (FakeRam::new(), Arc::new(Sent::default()));
-        let queue_sizes = model.queue_sizes.clone();
+        let queue_sizes = device.model.queue_sizes.clone();
         let parts = VirtioParts { ram: ram.clone(), msi: sent.clone(), bar_address: 0x1_4000_0000 };
-        let device = VirtioPci::new("test", model, engine, parts).unwrap();
+        let device = VirtioPci::new("test", device, parts).unwrap();
         Rig { ram, device, sent, queue_sizes }
     }
 

@@ -33,11 +33,33 @@ pub struct DiskSpec {
     pub serial: String,
 }
 
+/// What becomes of what a guest writes to its virtio console.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum ConsoleSpec {
+    /// The launcher prints it, and what is typed there goes to this console instead of to the serial one.
+    Launcher,
+    /// It is written to a file, from its beginning.
+    File(PathBuf),
+    /// Nothing.
+    Nowhere,
+}
+
+/// A source of random numbers.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RngSpec {
+    /// The file that they are read from.
+    pub source: PathBuf,
+}
+
 /// A device, in the order of the guest's PCI slots.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum DeviceSpec {
     /// A disk.
     Disk(DiskSpec),
+    /// A source of random numbers.
+    Rng(RngSpec),
+    /// A console besides the serial one.
+    Console(ConsoleSpec),
 }
 
 /// What is wrong with a guest's devices.
@@ -46,6 +68,9 @@ pub enum DeviceSpecError {
     /// There are too many.
     #[error("a guest has at most {DEVICES_MAX} devices, not {0}")]
     Count(usize),
+    /// There are several consoles.
+    #[error("a guest has at most one console besides the serial one, not {0}")]
+    Consoles(usize),
     /// A path is empty, too long, or depends on who reads it.
     #[error("{0:?} is no absolute path of at most {PATH_BYTES_MAX} bytes on the home node's host")]
     Path(PathBuf),
@@ -59,6 +84,9 @@ impl DeviceSpec {
     pub fn path_mut(&mut self) -> Option<&mut PathBuf> {
         match self {
             DeviceSpec::Disk(disk) => Some(&mut disk.path),
+            DeviceSpec::Rng(rng) => Some(&mut rng.source),
+            DeviceSpec::Console(ConsoleSpec::File(path)) => Some(path),
+            DeviceSpec::Console(ConsoleSpec::Launcher | ConsoleSpec::Nowhere) => None,
         }
     }
 
@@ -70,6 +98,9 @@ impl DeviceSpec {
                     && disk.serial.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
                 fits.then_some(()).ok_or_else(|| DeviceSpecError::Serial(disk.serial.clone()))
             }
+            DeviceSpec::Rng(rng) => check_path(&rng.source),
+            DeviceSpec::Console(ConsoleSpec::File(path)) => check_path(path),
+            DeviceSpec::Console(ConsoleSpec::Launcher | ConsoleSpec::Nowhere) => Ok(()),
         }
     }
 }
@@ -88,6 +119,10 @@ pub fn check(devices: &[DeviceSpec]) -> Result<(), DeviceSpecError> {
     if devices.len() > DEVICES_MAX {
         return Err(DeviceSpecError::Count(devices.len()));
     }
+    let consoles = devices.iter().filter(|device| matches!(device, DeviceSpec::Console(_))).count();
+    if consoles > 1 {
+        return Err(DeviceSpecError::Consoles(consoles));
+    }
     devices.iter().try_for_each(DeviceSpec::check)
 }
 
@@ -102,6 +137,13 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_refused() {
+        let rng = |path: &str| DeviceSpec::Rng(RngSpec { source: path.into() });
+        assert_eq!(check(&[rng("/dev/urandom"), DeviceSpec::Console(ConsoleSpec::Launcher)]), Ok(()));
+        assert!(matches!(check(&[rng("urandom")]), Err(DeviceSpecError::Path(_))));
+        let file = DeviceSpec::Console(ConsoleSpec::File("log".into()));
+        assert!(matches!(check(&[file]), Err(DeviceSpecError::Path(_))));
+        let consoles = vec![DeviceSpec::Console(ConsoleSpec::Nowhere); 2];
+        assert_eq!(check(&consoles), Err(DeviceSpecError::Consoles(2)));
         assert_eq!(check(&vec![disk("/a", "x y-1"); 31]), Ok(()));
         assert_eq!(check(&vec![disk("/a", ""); 32]), Err(DeviceSpecError::Count(32)));
         for path in ["", "a", "./a", "/a\0", &format!("/{}", "a".repeat(4096))] {

@@ -124,8 +124,9 @@ impl Machine {
         let platform = match spec.me {
             NodeId::HOME => {
                 let sink = Arc::clone(&interrupts) as Arc<dyn MsiSink>;
-                let platform = Platform::new(sink.clone(), Arc::new(DeviceEvents(Arc::clone(&events))));
-                Some(devices.install(platform, &spec.layout, &sink)?)
+                let heard: Arc<dyn PlatformEvents> = Arc::new(DeviceEvents(Arc::clone(&events)));
+                let platform = Platform::new(sink.clone(), heard.clone());
+                Some(devices.install(platform, &spec.layout, &sink, &heard)?)
             }
             _ => None,
         };

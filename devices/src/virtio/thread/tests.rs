@@ -11,7 +11,7 @@ use crate::pci::PciFunction;
 use crate::ram::GuestRam;
 use crate::virtio::bell::Bell;
 use crate::virtio::queue::{copy, Done};
-use crate::virtio::Readiness;
+use crate::virtio::{Device, Readiness};
 
 /// Answers each chain with its own bytes.
 struct Echo {
@@ -28,8 +28,7 @@ impl Engine for Echo {
     }
 
     fn activate(&mut self, mut driver: Driver, _: &mut dyn Watcher) -> Result<(), EngineError> {
-        let queue = driver.queues.first_mut().and_then(Option::take);
-        self.queue = Some(queue.ok_or_else(|| EngineError::Driver("no queue".into()))?);
+        self.queue = Some(driver.take_queue(0)?);
         self.ram = Some(driver.ram);
         Ok(())
     }
@@ -67,7 +66,7 @@ fn echo() -> (Rig, Arc<AtomicBool>, Arc<Bell>) {
     let event = Arc::new(Bell::new().unwrap());
     let engine = Echo { queue: None, ram: None, busy: Arc::default(), event: event.clone() };
     let busy = engine.busy.clone();
-    (Rig::new(model, Box::new(engine)), busy, event)
+    (Rig::new(Device { model, engine: Box::new(engine) }), busy, event)
 }
 
 #[test]

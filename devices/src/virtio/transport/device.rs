@@ -14,7 +14,7 @@ use crate::pci::config::{touches, ConfigError};
 use crate::pci::register as at;
 use crate::pci::{ConfigSpace, Decoding, Identity, Msix, PciFunction, Region};
 use crate::ram::GuestRam;
-use crate::virtio::engine::{Driver, Engine};
+use crate::virtio::engine::{Device, Driver};
 use crate::virtio::interrupts::VirtioInterrupts;
 use crate::virtio::model::{feature, Model, QUEUES_MAX};
 use crate::virtio::queue::{DeviceQueue, EventIdx, QueueError};
@@ -75,12 +75,8 @@ impl VirtioPci {
     ///
     /// # Errors
     /// [`VirtioError`].
-    pub fn new(
-        name: &str,
-        model: Model,
-        engine: Box<dyn Engine>,
-        parts: VirtioParts,
-    ) -> Result<Arc<Self>, VirtioError> {
+    pub fn new(name: &str, device: Device, parts: VirtioParts) -> Result<Arc<Self>, VirtioError> {
+        let Device { model, engine } = device;
         let queues = model.queue_sizes.len();
         if queues == 0 || queues > QUEUES_MAX {
             return Err(VirtioError::Queues(queues));

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::common::{CommonConfig, Effect, ThreadState};
 use super::layout::{BAR, BAR_BYTES};
 use crate::pci::{Msix, PciFunction};
-use crate::virtio::engine::{Driver, Engine, EngineError, Readiness, Reset, Watcher};
+use crate::virtio::engine::{Device, Driver, Engine, EngineError, Readiness, Reset, Watcher};
 use crate::virtio::interrupts::VirtioInterrupts;
 use crate::virtio::model::{feature, DeviceKind, Model};
 use crate::virtio::testing::{DriverQueue, Rig, Sent};
@@ -42,8 +42,12 @@ impl Engine for Idle {
     }
 }
 
+fn idle(model: Model) -> Device {
+    Device { model, engine: Box::new(Idle) }
+}
+
 fn rig() -> Rig {
-    Rig::new(model(), Box::new(Idle))
+    Rig::new(idle(model()))
 }
 
 fn word(rig: &Rig, at: usize) -> u32 {
@@ -214,13 +218,10 @@ fn a_devices_number_of_queues_is_bounded() {
     };
     for count in [0, 65] {
         let model = Model { queue_sizes: vec![16; count], ..model() };
-        assert!(super::VirtioPci::new("x", model, Box::new(Idle), parts()).is_err());
+        assert!(super::VirtioPci::new("x", idle(model), parts()).is_err());
     }
     let place = crate::virtio::VirtioParts { bar_address: 0x1000, ..parts() };
-    assert!(
-        super::VirtioPci::new("x", model(), Box::new(Idle), place).is_err(),
-        "not at a multiple of its size"
-    );
+    assert!(super::VirtioPci::new("x", idle(model()), place).is_err(), "not at a multiple of its size");
 }
 
 proptest! {
