@@ -118,9 +118,23 @@ pub trait Follower {
 /// # Errors
 /// When it cannot be started, or does not end in time.
 pub fn run(cluster: &Cluster, spec: &GuestSpec, follower: &mut dyn Follower) -> Result<Outcome> {
+    run_with(cluster, spec, &[], follower)
+}
+
+/// As [`run`], with more options of `tessera run`.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with(
+    cluster: &Cluster,
+    spec: &GuestSpec,
+    options: &[String],
+    follower: &mut dyn Follower,
+) -> Result<Outcome> {
     let addresses = cluster.addresses();
     let hosts = addresses.get(..spec.hosts).with_context(|| format!("{} hosts wanted", spec.hosts))?;
-    let mut launcher = cluster.launch(&arguments(cluster, spec, hosts)?)?;
+    let arguments = [arguments(cluster, spec, hosts)?, options.to_vec()].concat();
+    let mut launcher = cluster.launch(&arguments)?;
     let started = Instant::now();
     let mut watch = Watch { started, ready_at: None, outcome: Outcome::default(), line: Vec::new() };
     loop {

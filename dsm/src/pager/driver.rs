@@ -13,7 +13,7 @@ use rustix::event::Timespec;
 use rustix::io::Errno;
 
 use super::ahead::{self, Ahead};
-use super::borrow::{BorrowRequest, Lent, PageRun, Tickets};
+use super::borrow::{BorrowRequest, Lent, PageSet, Tickets};
 use super::hot::HotPages;
 use super::pages::{Bytes, GuestPages, PagesError, ZERO_PAGE};
 use super::tables::TableCache;
@@ -264,7 +264,7 @@ impl Driver {
         for _ in 0..COMMANDS_MAX {
             match self.commands.try_recv() {
                 Ok(Command::Borrow(request)) => self.begin_borrow(request)?,
-                Ok(Command::Return(run)) => self.give_back(run)?,
+                Ok(Command::Return(pages)) => self.give_back(&pages)?,
                 Ok(Command::Stats(reply)) => self.tell_stats(&reply),
                 Ok(Command::RealTime(reply)) => tell_real_time(&reply),
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return Ok(Flow::Stop),
@@ -277,20 +277,21 @@ impl Driver {
     }
 
     fn begin_borrow(&mut self, request: BorrowRequest) -> Result<(), PagerFailure> {
-        let (run, access) = (request.run, request.access);
+        let pages = request.pages.clone();
+        let Some(&(first, access)) = pages.pages().first() else { return Ok(()) };
         self.tickets.add(request);
         // The pages are held one after the other, in order; but all of them are asked for at once.
-        for gfn in run.gfns().skip(1) {
+        for &(gfn, access) in &pages.pages()[1..] {
             if !self.node.rights(gfn).allow(access) {
                 self.handle(Event::Fault { gfn, access }, Body::None)?;
             }
         }
-        self.handle(Event::Borrow { gfn: run.first, access }, Body::None)?;
+        self.handle(Event::Borrow { gfn: first, access }, Body::None)?;
         self.flush()
     }
 
-    fn give_back(&mut self, run: PageRun) -> Result<(), PagerFailure> {
-        for gfn in run.gfns() {
+    fn give_back(&mut self, pages: &PageSet) -> Result<(), PagerFailure> {
+        for &(gfn, _) in pages.pages() {
             self.handle(Event::Return { gfn }, Body::None)?;
         }
         self.flush()
@@ -302,10 +303,10 @@ impl Driver {
         // A page lent makes a borrower want the next one, which may be lent at once.
         while let Some((gfn, access)) = self.lent.pop() {
             match self.tickets.lent(gfn, access) {
-                Lent::Next(gfn) => self.take_in(Event::Borrow { gfn, access }, Body::None)?,
+                Lent::Next(gfn, access) => self.take_in(Event::Borrow { gfn, access }, Body::None)?,
                 Lent::Complete => {}
-                Lent::Abandoned(run) => {
-                    for gfn in run.gfns() {
+                Lent::Abandoned(pages) => {
+                    for &(gfn, _) in pages.pages() {
                         self.take_in(Event::Return { gfn }, Body::None)?;
                     }
                 }

@@ -37,14 +37,14 @@ use rustix::event::EventfdFlags;
 use thiserror::Error;
 use vm_memory::GuestMemoryMmap;
 
-use self::borrow::{BorrowRequest, PageRun};
+use self::borrow::BorrowRequest;
 use self::driver::Driver;
 use crate::ids::{Gfn, NodeId, NODES_MAX};
 use crate::link::{Link, TcpLink};
 use crate::memory::{MemoryError, NodeMemory};
 use crate::protocol::{Access, LeasePolicy};
 
-pub use borrow::{BorrowError, Borrowed, BORROW_PAGES_MAX};
+pub use borrow::{BorrowError, Borrowed, BorrowedPages, PageSet, Wanted, BORROW_PAGES_MAX};
 pub use hot::{HotPage, HOTTEST_MAX};
 pub use pages::PagesError;
 pub use stats::{LatencyStats, PagerStats};
@@ -163,7 +163,7 @@ impl From<Box<dyn Fn(PagerFailure) + Send + Sync>> for PagerHooks {
 /// What other threads ask of the pager thread.
 enum Command {
     Borrow(BorrowRequest),
-    Return(PageRun),
+    Return(PageSet),
     Stats(SyncSender<PagerStats>),
     RealTime(SyncSender<io::Result<()>>),
     Stop,
@@ -310,6 +310,14 @@ impl Pager {
         Borrowed::new(self, gpa, len, access)
     }
 
+    /// As [`Pager::borrow`], for pages that need not lie together. All of them are asked for at once.
+    ///
+    /// # Errors
+    /// If one of them is not RAM, or the pager has stopped.
+    pub fn borrow_pages(&self, pages: PageSet) -> Result<BorrowedPages<'_>, BorrowError> {
+        BorrowedPages::new(self, pages)
+    }
+
     /// Stops the thread, closes the connections and the userfaultfd. Threads that wait for a page are released, to
     /// memory that is right no more: see the module documentation for the order. Does nothing the second time.
     pub fn stop(&self) {
@@ -328,12 +336,12 @@ impl Pager {
     }
 
     /// Waits until the pages are here.
-    fn collect(&self, run: PageRun, access: Access) -> Result<(), BorrowError> {
-        if self.thread.is_none() {
+    fn collect(&self, pages: &PageSet) -> Result<(), BorrowError> {
+        if self.thread.is_none() || pages.pages().is_empty() {
             return Ok(());
         }
         let (ready, told) = sync_channel(1);
-        self.send(Command::Borrow(BorrowRequest { run, access, ready }))?;
+        self.send(Command::Borrow(BorrowRequest { pages: pages.clone(), ready }))?;
         told.recv().map_err(|_| BorrowError::Stopped)
     }
 

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 
 use kvm_bindings::KVM_MP_STATE_RUNNABLE;
+use tessera_devices::ram::NodeRam;
 use tessera_devices::{GuestEnd, MsiSink, Platform, PlatformEvents};
 use tessera_dsm::memory::NodeMemory;
 use tessera_dsm::pager::TableCache;
@@ -11,6 +12,7 @@ use tessera_dsm::NodeId;
 use tessera_migration::{kvm_ext, VcpuId};
 use thiserror::Error;
 
+use super::devices::{DeviceError, HomeDevices};
 use super::interrupts::Interrupts;
 use super::message::{MachineEvents, PeerSink};
 use super::places::Places;
@@ -46,6 +48,9 @@ pub enum MachineError {
     /// More vCPUs than a node can stand in for.
     #[error("a guest has 1 to {max} vCPUs, not {0}", max = stub::VCPUS_MAX)]
     Vcpus(usize),
+    /// A device could not be made.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// A thread could not be made.
     #[error("{vcpu}: no thread: {source}")]
     Thread {
@@ -70,7 +75,7 @@ impl PlatformEvents for DeviceEvents {
 }
 
 impl Machine {
-    /// Builds a machine at rest: its memory, every vCPU of the guest, and on the home node the devices.
+    /// Builds a machine at rest, whose home node has no devices but the platform's own.
     ///
     /// # Errors
     /// When KVM or the system refuses something.
@@ -79,6 +84,22 @@ impl Machine {
         memory: &Arc<NodeMemory>,
         peers: Arc<dyn PeerSink>,
         events: Arc<dyn MachineEvents>,
+    ) -> Result<Arc<Machine>, MachineError> {
+        let none = HomeDevices::open(&[], Arc::new(NodeRam::new(memory)))?;
+        Machine::with_devices(spec, memory, peers, events, none)
+    }
+
+    /// Builds a machine at rest: its memory, every vCPU of the guest, and on the home node the devices; on the others
+    /// `devices` are dropped.
+    ///
+    /// # Errors
+    /// When KVM or the system refuses something.
+    pub fn with_devices(
+        spec: MachineSpec,
+        memory: &Arc<NodeMemory>,
+        peers: Arc<dyn PeerSink>,
+        events: Arc<dyn MachineEvents>,
+        devices: HomeDevices,
     ) -> Result<Arc<Machine>, MachineError> {
         let count = spec.vcpus.len();
         if count == 0 || count > stub::VCPUS_MAX {
@@ -105,10 +126,15 @@ impl Machine {
             received: AtomicU64::new(0),
             refused: AtomicU64::new(0),
         });
-        let platform = (spec.me == NodeId::HOME).then(|| {
-            let sink = Arc::clone(&interrupts) as Arc<dyn MsiSink>;
-            Platform::new(sink, Arc::new(DeviceEvents(Arc::clone(&events))))
-        });
+        let platform = match spec.me {
+            NodeId::HOME => {
+                let sink = Arc::clone(&interrupts) as Arc<dyn MsiSink>;
+                let heard: Arc<dyn PlatformEvents> = Arc::new(DeviceEvents(Arc::clone(&events)));
+                let platform = Platform::new(sink.clone(), heard.clone());
+                Some(devices.install(platform, &spec.layout, &sink, &heard)?)
+            }
+            _ => None,
+        };
         let mailboxes = (0..count)
             .map(|_| Ok(Arc::new(Mailbox::new(Kicker::new()?))))
             .collect::<Result<_, MachineError>>()?;

@@ -18,6 +18,8 @@ use crate::{images, setup, sizes};
 #[command(
     after_help = "Examples:\n  cargo xtask lab run --cmdline 'console=ttyS0 tessera.run=mgs' --move-every 500\n  \
     cargo xtask lab run --hosts 3 --kernel 6.1 --cpus 3\n  \
+    cargo xtask lab run --modules virtio_blk --cmdline 'console=ttyS0 tessera.run=disk' --put disk.img \
+    -- --disk path=/put/disk.img\n  \
     cargo xtask lab run --kernel bzImage --initramfs my.cpio --cmdline 'console=ttyS0' --timeout 60"
 )]
 pub struct Run {
@@ -48,6 +50,15 @@ pub struct Run {
     /// Which kind of hosts.
     #[arg(long, value_enum, default_value = "nested")]
     lab: Kind,
+    /// Modules of the stock kernel for our own guest programs, with commas between: virtio_blk,virtio_console
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    modules: Vec<String>,
+    /// Put this file into all lab hosts as /put/NAME (FILE=PATH: as PATH). May be given several times.
+    #[arg(long, value_name = "FILE[=PATH]")]
+    put: Vec<String>,
+    /// More options of `tessera run`.
+    #[arg(last = true, value_name = "OPTIONS")]
+    options: Vec<String>,
 }
 
 /// Carries out the verb; gives the launcher's exit status.
@@ -57,7 +68,7 @@ pub struct Run {
 pub fn run(options: &Run) -> Result<i32> {
     setup::ensure()?;
     let built_in = match &options.initramfs {
-        None => Some(images::guest_files(&[])?),
+        None => Some(own_files(&options.kernel, &options.modules)?),
         Some(_) => None,
     };
     let mut files = vec![("kernel".to_owned(), kernel(&options.kernel)?)];
@@ -70,6 +81,7 @@ pub fn run(options: &Run) -> Result<i32> {
     );
 
     let mut lab = options.host_options.spec();
+    lab.files_everywhere = options.put.iter().map(|put| super::verbs::extra(put)).collect::<Result<_>>()?;
     lab.memory_mib = lab.memory_mib.max(options.memory + super::LabSpec::HOST_OWN_MIB);
     let hosts = lab.hosts;
     let cluster = Cluster::start(ClusterSpec { kind: options.lab, lab, files })?;
@@ -96,7 +108,7 @@ pub fn run(options: &Run) -> Result<i32> {
         // Who reads may have gone; the guest goes on all the same.
         let _ = out.write_all(bytes).and_then(|()| out.flush());
     });
-    let outcome = guest::run(&cluster, &spec, &mut mover)?;
+    let outcome = guest::run_with(&cluster, &spec, &options.options, &mut mover)?;
     let moves = mover.finish();
     eprint!("{}", outcome.launcher_said);
     if options.move_every.is_some() {
@@ -106,6 +118,15 @@ pub fn run(options: &Run) -> Result<i32> {
         }
     }
     Ok(outcome.status)
+}
+
+/// Our guest programs, with modules of a stock kernel.
+fn own_files(kernel: &str, modules: &[String]) -> Result<images::GuestFiles> {
+    let modules: Vec<&str> = modules.iter().map(String::as_str).collect();
+    match <Series as clap::ValueEnum>::from_str(kernel, false) {
+        Ok(series) if !modules.is_empty() => images::guest_files_with(&[series], &modules),
+        _ => images::guest_files(&[]),
+    }
 }
 
 fn kernel(text: &str) -> Result<PathBuf> {

@@ -2,7 +2,10 @@
 
 pub mod clocks;
 pub mod counter;
+pub mod disk;
 pub mod hotplug;
+pub mod hvc;
+pub mod hwrng;
 pub mod ipi;
 pub mod mgs;
 pub mod spawn;
@@ -66,6 +69,13 @@ pub const ALL: &[Program] = &[
         help: "memory first touched by all CPUs, checked by others: mb=",
         run: touch::run,
     },
+    Program {
+        name: "disk",
+        help: "a disk keeps what all CPUs write: dev= mb= kib= seed= mode=both|check",
+        run: disk::run,
+    },
+    Program { name: "hwrng", help: "the source of random numbers gives some: bytes=", run: hwrng::run },
+    Program { name: "hvc", help: "lines for the virtio console: lines= dev= word=", run: hvc::run },
     Program { name: "spawn", help: "processes, pipes and signals: seconds=", run: spawn::run },
 ];
 
