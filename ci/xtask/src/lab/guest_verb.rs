@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use super::verbs::HostOptions;
 use crate::cluster::{Cluster, ClusterSpec, GuestFile, Kind};
-use crate::guest::{self, GuestSpec};
+use crate::guest::{self, GuestSpec, OnReset};
 use crate::kernels::{Kernel, Series};
 use crate::mover::{Begin, Mover, Plan};
 use crate::{images, setup, sizes};
@@ -18,7 +18,10 @@ use crate::{images, setup, sizes};
 #[command(
     after_help = "Examples:\n  cargo xtask lab run --cmdline 'console=ttyS0 tessera.run=mgs' --move-every 500\n  \
     cargo xtask lab run --hosts 3 --kernel 6.1 --cpus 3\n  \
-    cargo xtask lab run --kernel bzImage --initramfs my.cpio --cmdline 'console=ttyS0' --timeout 60"
+    cargo xtask lab run --kernel bzImage --initramfs my.cpio --cmdline 'console=ttyS0' --timeout 60\n  \
+    echo poweroff | cargo xtask lab run --cmdline 'console=ttyS0 tessera.end=shell'\n\n\
+    Standard input and output are the guest's serial console. Exit status: the launcher's (0: the guest powered off; \
+    10: it reset itself, as a kernel does that panics; 12: a node was lost), or 125 with one line that says why."
 )]
 pub struct Run {
     #[command(flatten)]
@@ -79,8 +82,9 @@ pub fn run(options: &Run) -> Result<i32> {
         vcpus: options.cpus,
         memory_mib: options.memory,
         kernel: "kernel".to_owned(),
-        initramfs: images::GUEST_INITRAMFS.to_owned(),
+        initramfs: Some(images::GUEST_INITRAMFS.to_owned()),
         cmdline: options.cmdline.clone(),
+        on_reset: OnReset::Exit,
         limit: Duration::from_secs(options.timeout),
     };
     let plan = Plan {
@@ -95,7 +99,7 @@ pub fn run(options: &Run) -> Result<i32> {
         // Who reads may have gone; the guest goes on all the same.
         let _ = out.write_all(bytes).and_then(|()| out.flush());
     });
-    let outcome = guest::run(&cluster, &spec, &mut mover)?;
+    let outcome = guest::run_with_our_input(&cluster, &spec, &mut mover)?;
     let moves = mover.finish();
     eprint!("{}", outcome.launcher_said);
     if options.move_every.is_some() {
@@ -104,7 +108,19 @@ pub fn run(options: &Run) -> Result<i32> {
             eprintln!("a move failed: {error}");
         }
     }
+    if let Some(words) = own_end(outcome.status) {
+        eprintln!("{words}");
+    }
     Ok(outcome.status)
+}
+
+/// About a guest that ended by itself, but not well: the launcher has no words for that. (`docs/cli.md` lists the statuses.)
+fn own_end(status: i32) -> Option<&'static str> {
+    match status {
+        10 => Some("the guest reset itself, as a kernel does that panics: exit status 10"),
+        11 => Some("the guest panicked: exit status 11"),
+        _ => None,
+    }
 }
 
 fn kernel(text: &str) -> Result<PathBuf> {
