@@ -37,6 +37,8 @@ pub struct GuestSpec {
     pub cmdline: String,
     /// What a reset does.
     pub on_reset: OnReset,
+    /// For how long a host may keep a page that it was granted, in microseconds; `tessera`'s default unless given.
+    pub lease_us: Option<u32>,
     /// How long it may take.
     pub limit: Duration,
 }
@@ -223,6 +225,9 @@ impl GuestSpec {
         let mut words = words.map(str::to_owned).to_vec();
         if let Some(initramfs) = &self.initramfs {
             words.extend(["--initramfs".to_owned(), cluster.file(initramfs)?]);
+        }
+        if let Some(lease_us) = self.lease_us {
+            words.extend(["--lease-us".to_owned(), lease_us.to_string()]);
         }
         Ok(words)
     }

@@ -79,6 +79,7 @@ pub fn main(options: &Args) -> Result<i32> {
         initramfs: Some(images::GUEST_INITRAMFS.to_owned()),
         cmdline: format!("console=ttyS0 tessera.run={}", options.workload),
         on_reset: OnReset::Exit,
+        lease_us: None,
         limit: Duration::from_secs(options.timeout),
     };
     let step = Step::start(format!("moving vCPUs between {hosts} hosts"));

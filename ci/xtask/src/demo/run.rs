@@ -98,6 +98,7 @@ fn run_on(cluster: &Cluster, plan: &Plan, hosts: usize) -> Result<(Outcome, Move
         initramfs: Some(images::GUEST_INITRAMFS.to_owned()),
         cmdline: format!("console=ttyS0 quiet maxcpus=1 tessera.run={}", plan.workload),
         on_reset: OnReset::Exit,
+        lease_us: None,
         limit: plan.limit,
     };
     let places = if hosts == 1 { "one host".to_owned() } else { format!("{hosts} hosts, vCPUs moving") };

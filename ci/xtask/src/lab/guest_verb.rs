@@ -45,6 +45,9 @@ pub struct Run {
     /// up, or, with an initramfs of your own, from the first output on.
     #[arg(long, value_name = "MS")]
     move_every: Option<u64>,
+    /// For how long a host may keep a page that it was granted, in microseconds.
+    #[arg(long, value_name = "US")]
+    lease_us: Option<u32>,
     /// Most seconds that the guest may take.
     #[arg(long, default_value_t = 600, value_name = "S")]
     timeout: u64,
@@ -85,6 +88,7 @@ pub fn run(options: &Run) -> Result<i32> {
         initramfs: Some(images::GUEST_INITRAMFS.to_owned()),
         cmdline: options.cmdline.clone(),
         on_reset: OnReset::Exit,
+        lease_us: options.lease_us,
         limit: Duration::from_secs(options.timeout),
     };
     let plan = Plan {

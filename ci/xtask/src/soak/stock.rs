@@ -181,6 +181,7 @@ fn run(options: &Args, files: &GuestFiles, hosts: usize, most: u64) -> Result<(O
         initramfs: Some(images::GUEST_INITRAMFS.to_owned()),
         cmdline: format!("quiet maxcpus=1 tessera.run={}", options.workload),
         on_reset: OnReset::Exit,
+        lease_us: None,
         limit: Duration::from_secs(options.timeout),
     };
     let plan =
