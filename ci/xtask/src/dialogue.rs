@@ -1,5 +1,8 @@
-//! A talk with a guest over its console, step by step: wait for its words, type others, see it end.
+//! A talk with a guest over its console, step by step: wait for its words, type others, see it end. All that the console
+//! says is in `target/lab/logs/guest-NAME.log` as well.
 
+use std::fs::File;
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context, Result};
@@ -7,7 +10,7 @@ use anyhow::{bail, Context, Result};
 use crate::cluster::{Cluster, Launcher};
 use crate::guest::{keep_tail, GuestSpec};
 use crate::lab::exec::Event;
-use crate::shell;
+use crate::{paths, shell};
 
 /// Lines of the console that an error shows.
 const SHOWN_LINES: usize = 40;
@@ -18,6 +21,7 @@ pub struct Dialogue<'a> {
     name: String,
     launcher: Launcher,
     console: Transcript,
+    log: File,
     launcher_said: String,
 }
 
@@ -43,13 +47,20 @@ impl<'a> Dialogue<'a> {
     /// # Errors
     /// When it cannot be started.
     pub fn start(cluster: &'a Cluster, spec: &GuestSpec) -> Result<Self> {
-        Ok(Self::over(cluster, &spec.name, cluster.launch(&spec.arguments(cluster)?)?))
+        Self::over(cluster, &spec.name, cluster.launch(&spec.arguments(cluster)?)?)
     }
 
     /// The same for a launcher that has been started.
-    pub fn over(cluster: &'a Cluster, name: &str, launcher: Launcher) -> Self {
+    ///
+    /// # Errors
+    /// When the log of its console cannot be written.
+    pub fn over(cluster: &'a Cluster, name: &str, launcher: Launcher) -> Result<Self> {
+        let logs = paths::lab_cache().join("logs");
+        paths::make_dir(&logs)?;
+        let log = logs.join(format!("guest-{name}.log"));
+        let log = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
         let (console, launcher_said) = (Transcript::default(), String::new());
-        Self { cluster, name: name.to_owned(), launcher, console, launcher_said }
+        Ok(Self { cluster, name: name.to_owned(), launcher, console, log, launcher_said })
     }
 
     /// Waits until the guest says `what`; gives what it said before, since the last call.
@@ -123,7 +134,10 @@ impl<'a> Dialogue<'a> {
     /// Takes in what comes next; gives the exit status if it was that.
     fn next(&mut self, deadline: Instant) -> Result<Option<i32>> {
         match self.launcher.next_before(deadline).with_context(|| self.said())? {
-            Some(Event::Out(bytes)) => self.console.add(&bytes),
+            Some(Event::Out(bytes)) => {
+                self.log.write_all(&bytes).context("cannot write the log of the guest's console")?;
+                self.console.add(&bytes);
+            }
             Some(Event::Err(bytes)) => keep_tail(&mut self.launcher_said, &String::from_utf8_lossy(&bytes)),
             Some(Event::Exit(status)) => return Ok(Some(status)),
             None => {}

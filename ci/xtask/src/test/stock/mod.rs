@@ -57,14 +57,14 @@ const SCENARIOS: &[Scenario] = &[
         run: tables::run,
     },
     Scenario {
-        name: "hotplug, console, reboot, panic, a killed worker",
+        name: "hotplug, console, reboot: over two hosts, undisturbed",
         hosts: Hosts::Pair,
-        run: lives::run,
+        run: lives::hotplug_console_reboot,
     },
     Scenario {
-        name: "a reset ends the run if asked, on every host",
+        name: "a panic starts the guest anew, a killed worker ends it, on both hosts",
         hosts: Hosts::Pair,
-        run: lives::reset_ends_the_run,
+        run: lives::panic_restart_kill,
     },
     Scenario {
         name: "a worker that hangs ends the guest on every host",

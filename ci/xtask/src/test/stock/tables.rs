@@ -49,7 +49,7 @@ fn tablepage(cluster: &Cluster, hosts: &[String]) -> Result<(u64, Ending)> {
     let words = ["run", "--name", "tables", "--hosts", &hosts, "--kernel", &kernel, "--cmdline", &cmdline];
     let more = ["--cpus", "boot=2", "--memory", "size=64M", "--lease-us", "300"];
     let arguments: Vec<String> = words.iter().chain(&more).map(|word| (*word).to_owned()).collect();
-    let mut guest = Dialogue::over(cluster, "tables", cluster.launch(&arguments)?);
+    let mut guest = Dialogue::over(cluster, "tables", cluster.launch(&arguments)?)?;
     let result = json(&guest.expect_line("TESSERA-RESULT ", STEP_LIMIT)?)?;
     ensure!(result["strange"] == 0, "reads that lead nowhere: {result}");
     let stale = result["stale"].as_u64().with_context(|| format!("no count in {result}"))?;
