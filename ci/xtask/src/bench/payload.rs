@@ -7,7 +7,7 @@ use anyhow::{ensure, Context, Result};
 
 use crate::builds;
 use crate::cluster::Cluster;
-use crate::guest::{self, Follower, GuestSpec, Outcome};
+use crate::guest::{self, Follower, GuestSpec, OnReset, Outcome};
 
 /// Longer than any payload that is measured: a hang.
 const LIMIT: Duration = Duration::from_secs(600);
@@ -57,6 +57,9 @@ impl Bench {
             kernel: builds::PAYLOAD.to_owned(),
             initramfs: None,
             cmdline: run.cmdline.clone(),
+            on_reset: OnReset::Exit,
+            lease_us: None,
+            options: Vec::new(),
             limit: LIMIT,
         };
         let outcome = guest::run(&self.cluster, &spec, follower)?;

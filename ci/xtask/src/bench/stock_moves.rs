@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::cluster::{Cluster, ClusterSpec, Kind};
 use crate::demo::spread::Percentiles;
-use crate::guest::{self, GuestSpec};
+use crate::guest::{self, GuestSpec, OnReset};
 use crate::kernels::Series;
 use crate::lab::LabSpec;
 use crate::mover::{Begin, Mover, Plan};
@@ -79,6 +79,9 @@ pub fn main(options: &Args) -> Result<i32> {
         kernel: images::kernel_name(options.kernel),
         initramfs: Some(images::GUEST_INITRAMFS.to_owned()),
         cmdline: format!("console=ttyS0 tessera.run={}", options.workload),
+        on_reset: OnReset::Exit,
+        lease_us: None,
+        options: Vec::new(),
         limit: Duration::from_secs(options.timeout),
     };
     let step = Step::start(format!("moving vCPUs between {hosts} hosts"));

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use super::verbs::HostOptions;
 use crate::cluster::{Cluster, ClusterSpec, GuestFile, Kind};
-use crate::guest::{self, GuestSpec};
+use crate::guest::{self, GuestSpec, OnReset};
 use crate::kernels::{Kernel, Series};
 use crate::mover::{Begin, Mover, Plan};
 use crate::{images, setup, sizes};
@@ -20,7 +20,10 @@ use crate::{images, setup, sizes};
     cargo xtask lab run --hosts 3 --kernel 6.1 --cpus 3\n  \
     cargo xtask lab run --modules virtio_blk --cmdline 'console=ttyS0 tessera.run=disk' --put disk.img \
     -- --disk path=/put/disk.img\n  \
-    cargo xtask lab run --kernel bzImage --initramfs my.cpio --cmdline 'console=ttyS0' --timeout 60"
+    cargo xtask lab run --kernel bzImage --initramfs my.cpio --cmdline 'console=ttyS0' --timeout 60\n  \
+    echo poweroff | cargo xtask lab run --cmdline 'console=ttyS0 tessera.end=shell'\n\n\
+    Standard input and output are the guest's serial console. Exit status: the launcher's (0: the guest powered off; \
+    10: it reset itself, as a kernel does that panics; 12: a node was lost), or 125 with one line that says why."
 )]
 pub struct Run {
     #[command(flatten)]
@@ -44,6 +47,9 @@ pub struct Run {
     /// up, or, with an initramfs of your own, from the first output on.
     #[arg(long, value_name = "MS")]
     move_every: Option<u64>,
+    /// For how long a host may keep a page that it was granted, in microseconds.
+    #[arg(long, value_name = "US")]
+    lease_us: Option<u32>,
     /// Most seconds that the guest may take.
     #[arg(long, default_value_t = 600, value_name = "S")]
     timeout: u64,
@@ -94,6 +100,9 @@ pub fn run(options: &Run) -> Result<i32> {
         kernel: "kernel".to_owned(),
         initramfs: Some(images::GUEST_INITRAMFS.to_owned()),
         cmdline: options.cmdline.clone(),
+        on_reset: OnReset::Exit,
+        lease_us: options.lease_us,
+        options: options.options.clone(),
         limit: Duration::from_secs(options.timeout),
     };
     let plan = Plan {
@@ -108,7 +117,7 @@ pub fn run(options: &Run) -> Result<i32> {
         // Who reads may have gone; the guest goes on all the same.
         let _ = out.write_all(bytes).and_then(|()| out.flush());
     });
-    let outcome = guest::run_with(&cluster, &spec, &options.options, &mut mover)?;
+    let outcome = guest::run_with_our_input(&cluster, &spec, &mut mover)?;
     let moves = mover.finish();
     eprint!("{}", outcome.launcher_said);
     if options.move_every.is_some() {
@@ -116,6 +125,9 @@ pub fn run(options: &Run) -> Result<i32> {
         for error in &moves.errors {
             eprintln!("a move failed: {error}");
         }
+    }
+    if let Some(words) = own_end(outcome.status) {
+        eprintln!("{words}");
     }
     Ok(outcome.status)
 }
@@ -126,6 +138,15 @@ fn own_files(kernel: &str, modules: &[String]) -> Result<images::GuestFiles> {
     match <Series as clap::ValueEnum>::from_str(kernel, false) {
         Ok(series) if !modules.is_empty() => images::guest_files_with(&[series], &modules),
         _ => images::guest_files(&[]),
+    }
+}
+
+/// About a guest that ended by itself, but not well: the launcher has no words for that. (`docs/cli.md` lists the statuses.)
+fn own_end(status: i32) -> Option<&'static str> {
+    match status {
+        10 => Some("the guest reset itself, as a kernel does that panics: exit status 10"),
+        11 => Some("the guest panicked: exit status 11"),
+        _ => None,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{cargo, hosts, payload, Counts};
+use super::{cargo, hosts, payload, stock, Counts};
 use crate::{builds, setup};
 
 /// A lane.
@@ -26,7 +26,7 @@ pub const LANES: &[Lane] = &[
         about: "the lab's hosts: KVM, memory tracking, network, commands",
         run: hosts::lab,
     },
-    Lane { name: "stock", about: "stock Linux guests across hosts, vCPUs moving", run: hosts::stock },
+    Lane { name: "stock", about: "stock Linux guests across hosts, vCPUs moving", run: stock::run },
 ];
 
 /// Crates whose tests explore so many states that they run optimized; see the profile `checker`.

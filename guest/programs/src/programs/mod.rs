@@ -3,11 +3,13 @@
 pub mod clocks;
 pub mod counter;
 pub mod disk;
+pub mod haul;
 pub mod hotplug;
 pub mod hvc;
 pub mod hwrng;
 pub mod ipi;
 pub mod mgs;
+pub mod numa;
 pub mod spawn;
 pub mod stamps;
 pub mod touch;
@@ -59,6 +61,16 @@ pub const ALL: &[Program] = &[
         run: counter::run,
     },
     Program { name: "hotplug", help: "CPUs go offline and come back under load: rounds=", run: hotplug::run },
+    Program {
+        name: "numa",
+        help: "sysfs shows the machine that it should: nodes= cpus= mb=",
+        run: numa::run,
+    },
+    Program {
+        name: "haul",
+        help: "memory moves to the first CPU, step by step: mb= pull_mb=; a line of input after each step",
+        run: haul::run,
+    },
     Program {
         name: "ipi",
         help: "membarrier, thread moves and remapping under fire: seconds=",

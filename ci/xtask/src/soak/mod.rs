@@ -1,0 +1,22 @@
+//! `cargo xtask soak ...`: what takes longer than a test may, for whoever wants to be surer.
+
+mod stock;
+
+use anyhow::Result;
+
+/// What can be soaked.
+#[derive(clap::Subcommand)]
+pub enum Verb {
+    /// Stock guests whose vCPUs move a thousand times while they work.
+    Stock(stock::Args),
+}
+
+/// Carries out a verb; gives the exit status: 0 only if nothing was wrong.
+///
+/// # Errors
+/// When something cannot be started or does not come to its end.
+pub fn main(verb: &Verb) -> Result<i32> {
+    match verb {
+        Verb::Stock(options) => stock::main(options),
+    }
+}
