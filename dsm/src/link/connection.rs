@@ -1,6 +1,6 @@
 //! Frames over a [`Link`].
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
 
 use serde::{Deserialize, Serialize};
@@ -131,6 +131,11 @@ impl Connection {
         self.link.descriptor()
     }
 
+    #[cfg(test)]
+    pub(super) fn link(&self) -> &dyn Link {
+        &*self.link
+    }
+
     /// What has gone through so far.
     pub fn counts(&self) -> LinkCounts {
         self.counts
@@ -232,7 +237,7 @@ impl Connection {
     /// [`LinkError::Broken`]: the end of the connection.
     pub fn flush(&mut self) -> Result<Flushed, LinkError> {
         while self.sent < self.outbox.len() {
-            match self.link.send(&self.outbox[self.sent..]) {
+            match self.link.send(&[IoSlice::new(&self.outbox[self.sent..])]) {
                 Ok(bytes) => {
                     self.sent += bytes;
                     self.counts.bytes_out += bytes as u64;
