@@ -1,19 +1,21 @@
 //! How frames travel between nodes.
 //!
-//! A [`Link`] moves bytes to and from one peer without ever blocking; a [`Connection`] makes frames of them. The
-//! pager knows only these two, so another transport needs no more than another `Link`, which must pass the one suite
-//! of tests that all of them pass (`dsm/src/link/tests/conformance.rs`).
+//! A [`Link`] moves bytes to and from one peer without ever blocking; a [`Connection`] makes frames of them, and goes on
+//! where it was when its link breaks and there is another ([`session`]). The pager knows only these two, so another
+//! transport needs no more than another `Link`, which must pass the one suite of tests that all of them pass
+//! (`dsm/src/link/tests/conformance.rs`).
 //!
 //! On the wire: [`crate::wire::FRAME_BYTES`] of header, then the 4096 bytes of the page if the header says
-//! [`Body::Page`](crate::wire::Body::Page). Order is kept; nothing is lost; the end of a link is the end of the guest.
+//! [`Body::Page`](crate::wire::Body::Page). Order is kept, and nothing is lost or comes twice. `docs/links.md` has more.
 
 mod connection;
+pub mod session;
 mod socket;
 
 use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
 
-pub use connection::{Connection, Flushed, LinkCounts, LinkError, Received, OUTBOX_BYTES_MAX};
+pub use connection::{Connection, Flushed, LinkCounts, LinkError, Received};
 pub use socket::{TcpLink, UnixLink};
 
 /// A reliable, ordered stream of bytes to one peer that never blocks.
@@ -42,4 +44,4 @@ pub trait Link: Send {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

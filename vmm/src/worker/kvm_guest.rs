@@ -88,7 +88,11 @@ impl UnarmedGuest for Unarmed {
             tracking: if nodes == 1 { Tracking::Off } else { Tracking::On },
             ahead: AskAhead::On,
         };
-        let hooks = PagerHooks { on_failure: on_pager_failure(events), tables: machine.take_table_cache() };
+        let hooks = PagerHooks {
+            on_failure: on_pager_failure(events),
+            tables: machine.take_table_cache(),
+            resume: None,
+        };
         let pager = Pager::start(config, self.memory.clone(), data, hooks).map_err(line)?;
         if priority::crowded(spec.vcpus.len()) {
             if let Err(error) = pager.set_real_time() {

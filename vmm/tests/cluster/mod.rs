@@ -215,7 +215,7 @@ impl Cluster {
             };
             let machine = Machine::new(machine_spec, &memory, Arc::new(wires), Arc::clone(&listener) as _)
                 .expect("machine");
-            let hooks = PagerHooks { on_failure, tables: machine.take_table_cache() };
+            let hooks = PagerHooks { on_failure, tables: machine.take_table_cache(), resume: None };
             let pager = Pager::start(config, Arc::clone(&memory), std::mem::take(&mut mesh[index]), hooks)
                 .expect("pager");
             let reader = Some(read(inbox, Arc::clone(&machine)));

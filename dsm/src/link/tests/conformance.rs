@@ -168,8 +168,8 @@ fn an_idle_link_gives_nothing_and_says_so((mut near, mut far): Ends) {
     for link in [&mut near, &mut far] {
         let error = link.receive(&mut [0; 64]).expect_err("nothing was sent");
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
-        assert!(!readiness(&**link, PollFlags::IN, A_MOMENT).contains(PollFlags::IN));
-        assert!(readiness(&**link, PollFlags::OUT, A_MOMENT).contains(PollFlags::OUT));
+        assert!(!readiness(link.descriptor(), PollFlags::IN, A_MOMENT).contains(PollFlags::IN));
+        assert!(readiness(link.descriptor(), PollFlags::OUT, A_MOMENT).contains(PollFlags::OUT));
     }
 }
 

@@ -2,9 +2,11 @@
 
 mod conformance;
 mod frames;
+mod resume;
 
 use std::io::{self, IoSlice};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -30,9 +32,8 @@ fn unix() -> Ends {
     (Box::new(UnixLink::new(near).expect("link")), Box::new(UnixLink::new(far).expect("link")))
 }
 
-/// What `epoll` would tell of the link within `limit`.
-fn readiness(link: &dyn Link, wanted: PollFlags, limit: Duration) -> PollFlags {
-    let fd = link.descriptor();
+/// What `epoll` would tell of the descriptor within `limit`.
+fn readiness(fd: BorrowedFd<'_>, wanted: PollFlags, limit: Duration) -> PollFlags {
     let mut fds = [PollFd::new(&fd, wanted)];
     let limit: Timespec = limit.try_into().expect("fits");
     rustix::event::poll(&mut fds, Some(&limit)).expect("poll");
@@ -41,7 +42,12 @@ fn readiness(link: &dyn Link, wanted: PollFlags, limit: Duration) -> PollFlags {
 
 /// Waits until the link can do what `wanted` says.
 fn await_readiness(link: &dyn Link, wanted: PollFlags) {
-    let told = readiness(link, wanted, HANG);
+    await_fd(link.descriptor(), wanted);
+}
+
+/// The same of a link's descriptor.
+fn await_fd(fd: BorrowedFd<'_>, wanted: PollFlags) {
+    let told = readiness(fd, wanted, HANG);
     assert!(told.intersects(wanted | PollFlags::HUP | PollFlags::ERR), "told of {told:?}, not of {wanted:?}");
 }
 
@@ -66,17 +72,23 @@ fn take(link: &mut dyn Link, into: &mut [u8]) -> usize {
 }
 
 /// A small generator of pseudo-random numbers (xorshift64*). Its seed is printed; `TESSERA_SEED` sets it.
-struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let seed =
             std::env::var("TESSERA_SEED").ok().map_or(0x11_4b5, |text| text.parse().expect("a number"));
         println!("TESSERA_SEED={seed}");
-        Random(seed)
+        Random::seeded(seed)
     }
 
-    fn below(&mut self, bound: usize) -> usize {
+    /// With a seed that whoever calls this prints.
+    pub fn seeded(seed: u64) -> Self {
+        // Small seeds are spread, and zero would stay zero.
+        Random(seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15).max(1))
+    }
+
+    pub fn below(&mut self, bound: usize) -> usize {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
