@@ -33,7 +33,8 @@ pub struct Network {
     cuts: AtomicU64,
 }
 
-fn loopback() -> (TcpStream, TcpStream) {
+/// Both ends of a plain connection.
+pub fn loopback() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let near = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
     (near, listener.accept().expect("accept").0)
