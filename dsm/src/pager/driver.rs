@@ -15,12 +15,13 @@ use rustix::io::Errno;
 use super::ahead::{self, Ahead};
 use super::borrow::{BorrowRequest, Lent, PageSet, Tickets};
 use super::hot::HotPages;
+use super::links::{Links, Resume};
 use super::pages::{Bytes, GuestPages, PagesError, ZERO_PAGE};
 use super::tables::TableCache;
 use super::waiting::{access_of, Served, WaitingFaults};
 use super::{AskAhead, Bell, Command, PagerConfig, PagerError, PagerFailure, PagerStats, COMMANDS_MAX};
-use crate::ids::{Gfn, NodeId, NodeSet, EXTENT_PAGES, PAGE_BYTES};
-use crate::link::{Connection, Flushed, Link, LinkCounts, LinkError};
+use crate::ids::{Gfn, NodeId, EXTENT_PAGES, PAGE_BYTES};
+use crate::link::Link;
 use crate::memory::NodeMemory;
 use crate::protocol::{Access, Action, Contents, Event, Message, Micros, Node, NodeConfig};
 use crate::uffd::{FaultBatch, Waiters};
@@ -44,24 +45,13 @@ enum Flow {
     Stop,
 }
 
-struct Peer {
-    connection: Connection,
-    /// The connection took less than there was: we wait until it is writable.
-    blocked: bool,
-}
-
 /// All that the pager thread owns.
 pub(super) struct Driver {
     clock: Instant,
     node: Node,
     pages: GuestPages,
-    /// By node number; none for this node itself.
-    peers: Vec<Option<Peer>>,
-    /// Counts of closed connections.
-    links: LinkCounts,
-    /// Peers for which frames were queued in this step.
-    queued_for: NodeSet,
-    epoll: OwnedFd,
+    links: Links,
+    epoll: Arc<OwnedFd>,
     bell: Arc<Bell>,
     commands: Receiver<Command>,
     tickets: Tickets,
@@ -85,7 +75,7 @@ impl Driver {
         config: PagerConfig,
         memory: Arc<NodeMemory>,
         links: Vec<(NodeId, Box<dyn Link>)>,
-        tables: Option<Box<dyn TableCache>>,
+        (tables, resume): (Option<Box<dyn TableCache>>, Option<Resume>),
         (bell, commands): (Arc<Bell>, Receiver<Command>),
     ) -> Result<Self, PagerError> {
         let PagerConfig { me, nodes, preloaded, lease, ahead, .. } = config;
@@ -99,22 +89,15 @@ impl Driver {
             pages.own_extent(extent)?;
         }
         let system = |errno: Errno| PagerError::System { what: "epoll", source: errno.into() };
-        let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(system)?;
+        let epoll = Arc::new(epoll::create(CreateFlags::CLOEXEC).map_err(system)?);
         watch(&epoll, pages.uffd().as_fd(), FAULTS).map_err(system)?;
         watch(&epoll, bell.as_fd(), BELL).map_err(system)?;
-        let mut peers: Vec<Option<Peer>> = (0..nodes).map(|_| None).collect();
-        for (peer, link) in links {
-            let connection = Connection::new(link);
-            watch(&epoll, connection.descriptor(), u64::from(peer.0)).map_err(system)?;
-            peers[peer.index()] = Some(Peer { connection, blocked: false });
-        }
+        let links = Links::new(me, nodes, links, epoll.clone(), resume).map_err(system)?;
         Ok(Driver {
             clock: Instant::now(),
             node,
             pages,
-            peers,
-            links: LinkCounts::default(),
-            queued_for: NodeSet::EMPTY,
+            links,
             epoll,
             bell,
             commands,
@@ -135,12 +118,12 @@ impl Driver {
         // Leases are tens of microseconds long; the kernel may otherwise let a timeout wait 50 us more. Best effort.
         let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
         // A bug that panics must not close the userfaultfd: waiting vCPUs would go on with zeros.
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.serve())).unwrap_or_else(|_| {
-            Err(PagerFailure { peer: None, what: "the pager thread panicked (a bug)".into() })
-        });
-        if let Err(failure) = outcome {
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.serve()))
+            .unwrap_or_else(|_| Err(here("the pager thread panicked (a bug)".into())));
+        if let Err(mut failure) = outcome {
+            failure.pages_only_there = failure.peer.map(|peer| self.node.pages_only_at(peer));
             self.tickets.clear();
-            self.close_links();
+            self.links.close();
             on_failure(failure);
             self.wait_for_stop();
         }
@@ -151,11 +134,13 @@ impl Driver {
         let mut ready = Vec::with_capacity(READY_MAX);
         loop {
             ready.clear();
-            let timeout = self.node.next_deadline().map(|at| timespec(at.saturating_sub(self.now())));
+            let deadline = self.node.next_deadline().into_iter().chain(self.links.next_deadline()).min();
+            let timeout = deadline.map(|at| timespec(at.saturating_sub(self.now())));
             match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut ready), timeout.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => return Err(here(format!("waiting for events failed: {errno}"))),
             }
+            self.links.check_deadline(self.now())?;
             if self.node.next_deadline().is_some_and(|at| at <= self.now()) {
                 self.handle(Event::Tick, Body::None)?;
                 self.flush()?;
@@ -171,13 +156,6 @@ impl Driver {
         }
     }
 
-    /// Closes all connections, so that the peers hear of it; what they counted is kept.
-    fn close_links(&mut self) {
-        for peer in self.peers.drain(..).flatten() {
-            self.links.merge(&peer.connection.counts());
-        }
-    }
-
     /// After a failure: borrowers are refused, everything else waits for the end.
     fn wait_for_stop(&mut self) {
         while let Ok(command) = self.commands.recv() {
@@ -185,7 +163,8 @@ impl Driver {
                 Command::Stop => return,
                 Command::Stats(reply) => self.tell_stats(&reply),
                 Command::RealTime(reply) => tell_real_time(&reply),
-                Command::Borrow(_) | Command::Return(_) => {}
+                Command::PagesOnlyAt(peer, reply) => self.tell_pages_only_at(peer, &reply),
+                Command::Borrow(_) | Command::Return(_) | Command::Relink(_) => {}
             }
         }
     }
@@ -227,13 +206,12 @@ impl Driver {
 
     fn serve_peer(&mut self, from: NodeId, flags: EventFlags) -> Result<(), PagerFailure> {
         if flags.contains(EventFlags::OUT) {
-            self.flush_peer(from)?;
+            self.links.flush_peer(from, self.now())?;
         }
         if !flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {
             return Ok(());
         }
-        let Some(Some(peer)) = self.peers.get_mut(from.index()) else { return Ok(()) };
-        peer.connection.fill().map_err(|error| lost(from, &error))?;
+        self.links.fill(from, self.now())?;
         let mut unsent = 0;
         while let Some((message, body)) = self.next_message(from)? {
             self.handle(Event::Message { from, message }, body)?;
@@ -243,13 +221,13 @@ impl Driver {
                 unsent = 0;
             }
         }
+        self.links.confirm(from)?;
         self.flush()
     }
 
     /// The next frame of those that have come from a peer; its page, if any, is then in `received`.
     fn next_message(&mut self, from: NodeId) -> Result<Option<(Message, Body)>, PagerFailure> {
-        let Some(Some(peer)) = self.peers.get_mut(from.index()) else { return Ok(None) };
-        let frame = peer.connection.next_frame().map_err(|error| lost(from, &error))?;
+        let frame = self.links.next_frame(from)?;
         Ok(frame.map(|frame| {
             if let Some(page) = frame.page {
                 self.received.copy_from_slice(page);
@@ -267,6 +245,8 @@ impl Driver {
                 Ok(Command::Return(pages)) => self.give_back(&pages)?,
                 Ok(Command::Stats(reply)) => self.tell_stats(&reply),
                 Ok(Command::RealTime(reply)) => tell_real_time(&reply),
+                Ok(Command::PagesOnlyAt(peer, reply)) => self.tell_pages_only_at(peer, &reply),
+                Ok(Command::Relink(link)) => self.links.relink(link, self.now())?,
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return Ok(Flow::Stop),
                 Err(TryRecvError::Empty) => return Ok(Flow::Continue),
             }
@@ -318,14 +298,11 @@ impl Driver {
 
     fn take_in(&mut self, event: Event, body: Body) -> Result<(), PagerFailure> {
         self.step += 1;
-        let peer = match event {
-            Event::Message { from, .. } => Some(from),
-            _ => None,
-        };
         let mut actions = mem::take(&mut self.actions);
-        self.node
-            .handle(self.now(), event, &mut actions)
-            .map_err(|violation| PagerFailure { peer, what: violation.to_string() })?;
+        self.node.handle(self.now(), event, &mut actions).map_err(|violation| match event {
+            Event::Message { from, .. } => PagerFailure::of(from, violation.to_string()),
+            _ => here(violation.to_string()),
+        })?;
         for action in actions.drain(..) {
             self.carry_out(action, body)?;
         }
@@ -384,42 +361,13 @@ impl Driver {
 
     /// Queues a frame; a page's bytes are read now.
     fn send(&mut self, to: NodeId, message: &Message) -> Result<(), PagerFailure> {
-        let Some(Some(peer)) = self.peers.get_mut(to.index()) else {
-            return Err(here(format!("a message was to go to {to}, which is none of the guest's nodes")));
-        };
-        let result = if message.carries_page() {
-            let memory = self.pages.memory();
-            let read = |page: &mut [u8; PAGE_BYTES]| memory.read_page(message.gfn(), page);
-            let queued = peer.connection.queue_page(message, read);
-            queued.map(|read| read.map_err(failed_here))
-        } else {
-            peer.connection.queue(message).map(Ok)
-        };
-        self.queued_for.insert(to);
-        result.map_err(|error| lost(to, &error))?
+        let memory = self.pages.memory();
+        self.links.queue(to, message, |page| memory.read_page(message.gfn(), page).map_err(failed_here))
     }
 
-    /// Sends what was queued, as far as the connections take it.
+    /// Sends what was queued, as far as the links take it.
     fn flush(&mut self) -> Result<(), PagerFailure> {
-        for to in mem::take(&mut self.queued_for).iter() {
-            if self.peers[to.index()].as_ref().is_some_and(|peer| !peer.blocked) {
-                self.flush_peer(to)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn flush_peer(&mut self, to: NodeId) -> Result<(), PagerFailure> {
-        let Some(Some(peer)) = self.peers.get_mut(to.index()) else { return Ok(()) };
-        let blocked = peer.connection.flush().map_err(|error| lost(to, &error))? == Flushed::Blocked;
-        if blocked != peer.blocked {
-            peer.blocked = blocked;
-            let writable = if blocked { EventFlags::OUT } else { EventFlags::empty() };
-            let (descriptor, data) = (peer.connection.descriptor(), EventData::new_u64(u64::from(to.0)));
-            epoll::modify(&self.epoll, descriptor, data, EventFlags::IN | writable)
-                .map_err(|errno| here(format!("watching the connection to {to} failed: {errno}")))?;
-        }
-        Ok(())
+        self.links.flush(self.now())
     }
 
     /// Microseconds of the thread's own monotonic clock.
@@ -430,6 +378,11 @@ impl Driver {
     fn tell_stats(&self, reply: &SyncSender<PagerStats>) {
         // It fails only if nobody waits for the answer any more.
         let _ = reply.send(self.stats());
+    }
+
+    fn tell_pages_only_at(&self, peer: NodeId, reply: &SyncSender<u64>) {
+        // As above.
+        let _ = reply.send(self.node.pages_only_at(peer));
     }
 
     fn stats(&self) -> PagerStats {
@@ -443,12 +396,9 @@ impl Driver {
             resident_bytes: self.pages.memory().resident_bytes(),
             protocol: self.node.counters(),
             holdings: self.node.holdings(),
-            links: self.links,
+            links: self.links.counts(),
             ..PagerStats::default()
         };
-        for peer in self.peers.iter().flatten() {
-            stats.links.merge(&peer.connection.counts());
-        }
         self.waiting.fill(&mut stats);
         stats
     }
@@ -498,13 +448,9 @@ fn timespec(span_us: Micros) -> Timespec {
 }
 
 fn here(what: String) -> PagerFailure {
-    PagerFailure { peer: None, what }
+    PagerFailure::here(what)
 }
 
 fn failed_here(error: impl Into<PagesError>) -> PagerFailure {
     here(error.into().to_string())
-}
-
-fn lost(peer: NodeId, error: &LinkError) -> PagerFailure {
-    PagerFailure { peer: Some(peer), what: error.to_string() }
 }

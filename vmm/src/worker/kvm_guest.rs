@@ -97,7 +97,11 @@ impl UnarmedGuest for Unarmed {
             tracking: if nodes == 1 { Tracking::Off } else { Tracking::On },
             ahead: AskAhead::On,
         };
-        let hooks = PagerHooks { on_failure: on_pager_failure(events), tables: machine.take_table_cache() };
+        let hooks = PagerHooks {
+            on_failure: on_pager_failure(events),
+            tables: machine.take_table_cache(),
+            resume: None,
+        };
         let pager = Arc::new(Pager::start(config, self.memory.clone(), data, hooks).map_err(line)?);
         self.ram.serve(pager.clone());
         if priority::crowded(spec.vcpus.len()) {
