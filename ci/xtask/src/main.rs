@@ -19,6 +19,7 @@ mod qemu;
 mod setup;
 mod shell;
 mod sizes;
+mod soak;
 mod tessera;
 mod test;
 
@@ -49,6 +50,9 @@ enum Verb {
     /// Measure.
     #[command(subcommand)]
     Bench(bench::Verb),
+    /// Checks that go on for as long as wanted.
+    #[command(subcommand)]
+    Soak(soak::Verb),
     /// Remove what the lab keeps: kernels, images, logs, and folders of runs that were killed.
     CleanLab(clean::Args),
 }
@@ -72,6 +76,7 @@ fn run(verb: &Verb) -> Result<i32> {
         Verb::Demo(options) => demo::main(options),
         Verb::Test(options) => test::main(options),
         Verb::Bench(verb) => bench::main(verb),
+        Verb::Soak(verb) => soak::main(verb),
         Verb::CleanLab(options) => clean::main(options).map(|()| 0),
     }
 }

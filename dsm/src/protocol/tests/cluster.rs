@@ -5,6 +5,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::host::{Effects, Host, Packet, Pages};
 use crate::ids::{Extent, Gfn, NodeId, EXTENT_PAGES};
 use crate::layout::{Layout, Region};
@@ -22,7 +24,8 @@ pub fn layout(homes: &[u8]) -> Arc<Layout> {
 
 pub const NO_LEASE: LeasePolicy = LeasePolicy { base_us: 0, max_us: 0 };
 
-#[derive(Clone, Debug)]
+/// How many nodes and pages there are, and what is the same for all.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Shape {
     pub nodes: u8,
     pub homes: Vec<u8>,
@@ -100,6 +103,8 @@ pub struct Cluster {
     pub links: Vec<VecDeque<Packet>>,
     /// Each page's latest version.
     pub latest: Vec<u64>,
+    /// Nodes that are silent for good.
+    pub stopped: Vec<bool>,
     pub fault: Option<Fault>,
     /// Of the last step.
     pub actions: Vec<Action>,
@@ -112,7 +117,8 @@ impl Cluster {
         let links = vec![VecDeque::new(); nodes.len() * nodes.len()];
         let pages = shape.pages();
         let latest = vec![0; pages.len()];
-        Cluster { pages, nodes, hosts, links, latest, fault: None, actions: Vec::new() }
+        let stopped = vec![false; nodes.len()];
+        Cluster { pages, nodes, hosts, links, latest, stopped, fault: None, actions: Vec::new() }
     }
 
     pub fn link(&self, from: usize, to: usize) -> usize {
@@ -144,10 +150,12 @@ impl Cluster {
         Ok(effects)
     }
 
-    /// Delivers the first message of a link, if any.
+    /// Delivers the first message of a link, if any; a silent node takes nothing in.
     pub fn deliver(&mut self, now: Micros, from: usize, to: usize) -> Result<Option<Effects>, String> {
         let link = self.link(from, to);
-        let Some(packet) = self.links[link].pop_front() else { return Ok(None) };
+        let Some(packet) = self.links[link].pop_front().filter(|_| !self.stopped[to]) else {
+            return Ok(None);
+        };
         let event = Event::Message { from: NodeId(from as u8), message: packet.message };
         self.step(now, to, event, packet.bytes).map(Some)
     }
@@ -267,6 +275,14 @@ impl Node {
     /// Whether this node keeps the page's entry.
     pub fn is_home(&self, gfn: Gfn) -> bool {
         self.place(gfn).is_ok_and(|place| place.home == self.me)
+    }
+
+    /// Whether what is under way for the page needs `node`.
+    pub fn waits_for(&self, gfn: Gfn, node: NodeId) -> bool {
+        self.directory.transaction(gfn).is_some_and(|transaction| {
+            [transaction.requester, transaction.supplier].contains(&node)
+                || transaction.invalidated.contains(node)
+        })
     }
 
     /// Takes out what makes states differ that behave alike: counts, past times, and transaction numbers that grow.

@@ -8,7 +8,7 @@
 
 use super::cluster::{Fault, Shape};
 use super::model::{explore, Protocol};
-use super::simulation::{contend, simulate};
+use super::simulation::{contend, simulate, Plan};
 use crate::ids::{Gfn, NodeId, NodeSet};
 use crate::protocol::directory::Entry;
 use crate::protocol::{Access, Action, Contents, Event, Message, Node, Rights};
@@ -338,6 +338,16 @@ const MUTANTS: &[Fault] = &[
     after("everybody holds on against everybody", no_turns),
 ];
 
+/// The mistake of this name.
+///
+/// # Panics
+/// If there is none.
+pub fn named(name: &str) -> Option<Fault> {
+    let found = MUTANTS.iter().find(|mutant| mutant.name == name).copied();
+    assert!(found.is_some(), "there is no mutant called {name:?}");
+    found
+}
+
 /// Who caught a mutant, in the order of cost.
 fn caught_by(mutant: Fault) -> Vec<&'static str> {
     let mut catchers = vec![];
@@ -347,7 +357,7 @@ fn caught_by(mutant: Fault) -> Vec<&'static str> {
     } else if explore("3 nodes", model(Shape::new(3, &[0], 1))).failure.is_some() {
         catchers.push("model of 3 nodes");
     }
-    if (1..=60).any(|seed| simulate(seed, 600, Some(mutant)).is_err()) {
+    if (1..=60).any(|seed| simulate(&Plan::random(seed, 2..=8, 600), Some(mutant)).is_err()) {
         catchers.push("simulator");
     }
     if contend(8, 4, 20_000, Some(mutant)).is_err() {
