@@ -67,7 +67,7 @@ impl Shape {
 /// A mistake built into a node from outside: it may change the node before an event, and the node and its
 /// actions after.
 #[derive(Clone, Copy)]
-pub struct Fault {
+pub struct Mutant {
     pub name: &'static str,
     pub before: fn(&mut Node, &Event),
     pub after: fn(&mut Node, &Event, &mut Vec<Action>),
@@ -78,20 +78,20 @@ pub fn handle(
     node: &mut Node,
     now: Micros,
     event: Event,
-    fault: Option<Fault>,
+    mutant: Option<Mutant>,
     actions: &mut Vec<Action>,
 ) -> Result<(), String> {
-    let Some(fault) = fault else {
+    let Some(mutant) = mutant else {
         return node
             .handle(now, event, actions)
             .map_err(|violation| format!("{event:?} refused: {violation}"));
     };
-    (fault.before)(node, &event);
+    (mutant.before)(node, &event);
     // A node with a mistake in it may well find that itself.
     let handled = catch_unwind(AssertUnwindSafe(|| node.handle(now, event, actions)));
     let result = handled.map_err(|_| format!("panic on {event:?}"))?;
     result.map_err(|violation| format!("{event:?} refused: {violation}"))?;
-    (fault.after)(node, &event, actions);
+    (mutant.after)(node, &event, actions);
     Ok(())
 }
 
@@ -105,7 +105,7 @@ pub struct Cluster {
     pub latest: Vec<u64>,
     /// Nodes that are silent for good.
     pub stopped: Vec<bool>,
-    pub fault: Option<Fault>,
+    pub mutant: Option<Mutant>,
     /// Of the last step.
     pub actions: Vec<Action>,
 }
@@ -118,7 +118,7 @@ impl Cluster {
         let pages = shape.pages();
         let latest = vec![0; pages.len()];
         let stopped = vec![false; nodes.len()];
-        Cluster { pages, nodes, hosts, links, latest, stopped, fault: None, actions: Vec::new() }
+        Cluster { pages, nodes, hosts, links, latest, stopped, mutant: None, actions: Vec::new() }
     }
 
     pub fn link(&self, from: usize, to: usize) -> usize {
@@ -135,7 +135,8 @@ impl Cluster {
     ) -> Result<Effects, String> {
         self.actions.clear();
         let node = &mut self.nodes[at];
-        handle(node, now, event, self.fault, &mut self.actions).map_err(|why| format!("node {at}: {why}"))?;
+        handle(node, now, event, self.mutant, &mut self.actions)
+            .map_err(|why| format!("node {at}: {why}"))?;
         let mut effects = Effects::default();
         self.hosts[at]
             .carry_out(&self.actions, received, &mut effects)

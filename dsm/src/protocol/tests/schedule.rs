@@ -1,7 +1,7 @@
 //! A schedule: the steps that a run took, one by one, which can be taken again without the random choices that
 //! led to them, also with some of them left out.
 
-use super::cluster::{Cluster, Fault, Shape};
+use super::cluster::{Cluster, Mutant, Shape};
 use super::host::Effects;
 use crate::protocol::{Access, Event, Message, Micros};
 
@@ -143,9 +143,9 @@ pub struct Replayed {
 }
 
 /// Takes a schedule's steps, as far as they mean anything, and lets what they began come to its end.
-pub fn replay(shape: &Shape, schedule: &[Taken], fault: Option<Fault>) -> Replayed {
+pub fn replay(shape: &Shape, schedule: &[Taken], mutant: Option<Mutant>) -> Replayed {
     let mut cluster = Cluster::new(shape);
-    cluster.fault = fault;
+    cluster.mutant = mutant;
     let waiting = vec![false; cluster.nodes.len() * cluster.pages.len()];
     let mut replay = Replay { cluster, waiting, taken: vec![] };
     for &Taken { at, step, .. } in schedule {

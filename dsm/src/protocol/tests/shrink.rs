@@ -1,7 +1,7 @@
 //! From a run that fails to a small one that fails: first a smaller plan (fewer nodes, pages, accesses), then fewer steps of its
 //! schedule, as long as something still goes wrong.
 
-use super::cluster::Fault;
+use super::cluster::Mutant;
 use super::cluster::NO_LEASE;
 use super::random::Random;
 use super::schedule::{replay, Replayed, Taken};
@@ -24,14 +24,14 @@ pub struct Shrunk {
 }
 
 /// Shrinks a plan that fails.
-pub fn shrink(plan: &Plan, fault: Option<Fault>) -> Option<Shrunk> {
-    let mut shrinker = Shrinker { fault, runs: 0 };
+pub fn shrink(plan: &Plan, mutant: Option<Mutant>) -> Option<Shrunk> {
+    let mut shrinker = Shrinker { mutant, runs: 0 };
     let mut plan = plan.clone();
     let mut why = shrinker.fails(&plan)?;
     while let Some((smaller, reason)) = shrinker.smaller(&plan) {
         (plan, why) = (smaller, reason);
     }
-    let mut simulation = Simulation::new(plan.clone(), fault).recording();
+    let mut simulation = Simulation::new(plan.clone(), mutant).recording();
     // It has failed before.
     let _ = simulation.run();
     let steps = shrinker.fewest_steps(&plan, &simulation.into_schedule());
@@ -39,14 +39,14 @@ pub fn shrink(plan: &Plan, fault: Option<Fault>) -> Option<Shrunk> {
 }
 
 struct Shrinker {
-    fault: Option<Fault>,
+    mutant: Option<Mutant>,
     runs: usize,
 }
 
 impl Shrinker {
     fn fails(&mut self, plan: &Plan) -> Option<String> {
         self.runs += 1;
-        simulate(plan, self.fault).err()
+        simulate(plan, self.mutant).err()
     }
 
     /// A smaller plan that fails too.
@@ -70,7 +70,7 @@ impl Shrinker {
 
     /// How many accesses it takes until the plan fails; all of them if the failure is that the rest does not end.
     fn ops_until_failure(&mut self, plan: &Plan) -> u64 {
-        let mut simulation = Simulation::new(plan.clone(), self.fault);
+        let mut simulation = Simulation::new(plan.clone(), self.mutant);
         let _ = simulation.run();
         let shorter = Plan { ops: simulation.report().ops, ..plan.clone() };
         if self.fails(&shorter).is_some() {
@@ -83,7 +83,7 @@ impl Shrinker {
     /// Leaves steps out, fewer and fewer at a time, as long as what is left goes wrong (delta debugging; Zeller, 1999).
     fn fewest_steps(&self, plan: &Plan, schedule: &[Taken]) -> Option<Replayed> {
         let fails = |steps: &[Taken]| {
-            let replayed = replay(&plan.shape, steps, self.fault);
+            let replayed = replay(&plan.shape, steps, self.mutant);
             replayed.failure.is_some().then_some(replayed)
         };
         let mut best = fails(schedule)?;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::cluster::Fault;
+use super::cluster::Mutant;
 use super::mutants;
 use super::shrink::shrink;
 use super::simulation::{simulate, Plan, Report};
@@ -66,7 +66,7 @@ fn say(told: &Told) {
 }
 
 fn soak(wanted: &Wanted) -> Told {
-    let mutant: Option<Fault> = wanted.mutant.as_deref().map(mutants::named).unwrap_or_default();
+    let mutant: Option<Mutant> = wanted.mutant.as_deref().map(mutants::named).unwrap_or_default();
     let started = Instant::now();
     let (mut total, mut told) = (Report::default(), Told::default());
     let mut reported = started;

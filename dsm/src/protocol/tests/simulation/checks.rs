@@ -1,6 +1,6 @@
 //! What must hold in simulated runs.
 
-use super::super::cluster::Fault;
+use super::super::cluster::Mutant;
 use super::super::schedule::Taken;
 use super::{simulate, Plan, Report, Simulation};
 use crate::protocol::Micros;
@@ -8,9 +8,12 @@ use crate::protocol::Micros;
 /// Lines of the schedule that a failure shows.
 const SHOWN_STEPS: usize = 80;
 
+/// The longest that an instruction may take where up to eight nodes contend, in simulated time.
+pub const LONGEST_US: Micros = 500_000;
+
 /// Runs ten-page instructions on ten pages; returns the longest that one took.
-pub fn contend(nodes: u8, vcpus_each: u64, ops: u64, fault: Option<Fault>) -> Result<Micros, String> {
-    let mut simulation = Simulation::new(Plan::contention(nodes, vcpus_each, ops), fault);
+pub fn contend(nodes: u8, vcpus_each: u64, ops: u64, mutant: Option<Mutant>) -> Result<Micros, String> {
+    let mut simulation = Simulation::new(Plan::contention(nodes, vcpus_each, ops), mutant);
     simulation.run()?;
     let report = simulation.report();
     let each: Vec<u64> = simulation.vcpus.iter().map(|vcpu| vcpu.done).collect();
@@ -23,7 +26,7 @@ fn instructions_of_ten_pages_end_soon_however_many_nodes_contend() {
     for nodes in [2, 3, 4, 8] {
         for vcpus_each in [1, 4] {
             let longest = contend(nodes, vcpus_each, 20_000, None).unwrap_or_else(|why| panic!("{why}"));
-            assert!(longest < 500_000, "{nodes} nodes: an instruction took {longest} us");
+            assert!(longest < LONGEST_US, "{nodes} nodes: an instruction took {longest} us");
         }
     }
 }

@@ -7,14 +7,14 @@ mod plan;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use super::cluster::{Cluster, Fault};
+use super::cluster::{Cluster, Mutant};
 use super::host::Effects;
 use super::random::Random;
 use super::schedule::{Move, Taken};
 use crate::ids::NodeId;
 use crate::protocol::{Access, Counters, Micros};
 
-pub use checks::contend;
+pub use checks::{contend, LONGEST_US};
 pub use plan::Plan;
 
 /// Something that happens by itself at its time.
@@ -98,17 +98,17 @@ impl Report {
 ///
 /// # Errors
 /// What went wrong first.
-pub fn simulate(plan: &Plan, fault: Option<Fault>) -> Result<Report, String> {
-    let mut simulation = Simulation::new(plan.clone(), fault);
+pub fn simulate(plan: &Plan, mutant: Option<Mutant>) -> Result<Report, String> {
+    let mut simulation = Simulation::new(plan.clone(), mutant);
     simulation.run()?;
     Ok(simulation.report())
 }
 
 impl Simulation {
     /// A run at its beginning.
-    pub fn new(plan: Plan, fault: Option<Fault>) -> Self {
+    pub fn new(plan: Plan, mutant: Option<Mutant>) -> Self {
         let mut cluster = Cluster::new(&plan.shape);
-        cluster.fault = fault;
+        cluster.mutant = mutant;
         let nodes = cluster.nodes.len();
         let vcpu = |i: usize| Vcpu { node: i % nodes, ..Vcpu::default() };
         let device = |node| Device { node, ..Device::default() };
@@ -167,6 +167,7 @@ impl Simulation {
     /// # Errors
     /// What went wrong first.
     pub fn run(&mut self) -> Result<(), String> {
+        let mut moments: u64 = 0;
         while let Some(Reverse((time, _, moment))) = self.agenda.pop() {
             self.now = time;
             if self.lives(moment) {
@@ -178,7 +179,8 @@ impl Simulation {
                 }
             }
             self.crash_when_due()?;
-            if self.now.is_multiple_of(64) {
+            moments += 1;
+            if moments.is_multiple_of(64) {
                 self.check_starvation()?;
             }
         }
