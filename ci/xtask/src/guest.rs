@@ -178,6 +178,8 @@ fn arguments(cluster: &Cluster, spec: &GuestSpec, hosts: &[String]) -> Result<Ve
         &cluster.report_path(),
         "--on-reboot",
         "exit",
+        "--slow-clock",
+        &cluster.slow_clock().to_string(),
     ];
     Ok(words.map(str::to_owned).to_vec())
 }

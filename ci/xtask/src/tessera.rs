@@ -61,6 +61,9 @@ pub struct NodeStats {
 #[derive(Clone, Debug, Deserialize)]
 pub struct Report {
     lives: Vec<Life>,
+    /// All of it, as it was written.
+    #[serde(skip)]
+    pub text: String,
 }
 
 /// The guest from a start to a reset or its end.
@@ -77,6 +80,16 @@ impl NodeStats {
 }
 
 impl Report {
+    /// Takes what the launcher wrote.
+    ///
+    /// # Errors
+    /// When it is not understood.
+    pub fn parse(text: String) -> Result<Self> {
+        let report: Self =
+            serde_json::from_str(&text).with_context(|| format!("unexpected report: {text}"))?;
+        Ok(Self { text, ..report })
+    }
+
     /// The figures of the nodes in the guest's last life.
     pub fn nodes(&self) -> &[NodeStats] {
         self.lives.last().map_or(&[], |life| &life.nodes)

@@ -214,11 +214,12 @@ impl Driver {
         if self.ahead == AskAhead::Off || self.node.rights(gfn).allow(access) {
             return Ok(());
         }
+        let (now, usual_us) = (self.now(), self.waiting.usual_us());
         let streams = match access {
             Access::Read => &mut self.loads,
             Access::Write => &mut self.stores,
         };
-        for page in streams.fault(gfn) {
+        for page in streams.fault(gfn, now, usual_us) {
             let known = self.pages.memory().layout().index(page).is_some();
             if known && !self.node.rights(page).allow(access) {
                 self.asked_ahead += 1;

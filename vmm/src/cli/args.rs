@@ -144,6 +144,10 @@ pub struct RunArgs {
     /// By how many parts in a million the hosts' TSC frequencies may differ
     #[arg(long, value_name = "PPM", default_value_t = 250)]
     pub tsc_tolerance_ppm: u32,
+    /// For a Linux guest, time passes so many times slower than on the wall. For emulated hosts: so slow a machine is
+    /// otherwise busy with nothing but its timer interrupts
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub slow_clock: u32,
 }
 
 /// Choices of `--on-reboot`.
@@ -200,6 +204,7 @@ impl RunArgs {
                 false => TableWritePolicy::Refuse,
             },
             tsc_tolerance_ppm: self.tsc_tolerance_ppm,
+            slow_clock: self.slow_clock,
             worker_arguments,
         })
     }
@@ -315,7 +320,7 @@ mod tests {
         let request = request(
             "tessera run --name g --hosts a,b:1 --kernel k --initramfs i --cmdline -x \
              --cpus boot=4,per-host=[1,3] --memory size=2G,per-host=[512M,1536M] --lease-us 100 --report r --on-reboot exit --events json \
-             --allow-table-page-writes --tsc-tolerance-ppm 5",
+             --allow-table-page-writes --tsc-tolerance-ppm 5 --slow-clock 3",
         )
         .expect("valid");
         assert_eq!(request.hosts, ["a:7070".parse().expect("a"), "b:1".parse().expect("b")]);
@@ -325,6 +330,7 @@ mod tests {
         assert_eq!((request.cmdline.as_str(), request.lease_us), ("-x", Some(100)));
         assert_eq!((request.on_reboot, request.events), (OnReboot::Exit, EventFormat::Json));
         assert_eq!((request.table_writes, request.tsc_tolerance_ppm), (TableWritePolicy::Allow, 5));
+        assert_eq!(request.slow_clock, 3);
     }
 
     #[test]

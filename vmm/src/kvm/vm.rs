@@ -2,7 +2,8 @@
 
 use kvm_bindings::{
     kvm_enable_cap, kvm_msi, kvm_userspace_memory_region, CpuId, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API,
-    KVM_CAP_X86_SMM, KVM_CAP_XSAVE2, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS,
+    KVM_CAP_X86_DISABLE_EXITS, KVM_CAP_X86_SMM, KVM_CAP_XSAVE2, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK,
+    KVM_X2APIC_API_USE_32BIT_IDS, KVM_X86_DISABLE_EXITS_HLT,
 };
 use std::sync::Arc;
 
@@ -238,6 +239,26 @@ impl Vm {
         }
         call("KVM_SET_LAPIC", vcpu.set_lapic(&lapic))?;
         Ok(vcpu)
+    }
+
+    /// Keeps KVM from handing page faults of vCPUs to its own threads, once all vCPUs are made. Says whether it is kept.
+    ///
+    /// Where a guest can take an interrupt KVM halts the vCPU and has a kernel thread touch the page for it, always for
+    /// *writing* (`async_pf_execute`): of a page that is only read another node would lose its copy. KVM leaves that if HLT
+    /// does not exit, since it could not halt the vCPU (`kvm_can_do_async_pf`). Asked for now that the vCPUs exist,
+    /// the capability (KVM API 7.13) has this effect and no other: what of a vCPU exits was settled when it was made. Later
+    /// kernels refuse it then (seen in 6.18; 6.1 and 6.12 do not).
+    pub fn forbid_async_faults(&self) -> bool {
+        let hlt = KVM_X86_DISABLE_EXITS_HLT.into();
+        match enable(&self.fd, KVM_CAP_X86_DISABLE_EXITS, hlt, "KVM_CAP_X86_DISABLE_EXITS") {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::info!(
+                    "{error}: pages that vCPUs only read may be fetched for writing, which is slower"
+                );
+                false
+            }
+        }
     }
 
     /// Sends an interrupt message on this host; says whether some local APIC took it.

@@ -67,11 +67,28 @@ pub fn make(
         lease_us: request.lease_us,
     };
     template.cmdline = match kernel.is_linux() {
-        true => cmdline::compose(&request.cmdline, tsc_khz),
+        true => {
+            let tsc_khz = told_frequency(tsc_khz, request.slow_clock)?;
+            let guest = cmdline::Guest { tsc_khz, vcpus: template.vcpus.len(), hosts: nodes };
+            cmdline::compose(&request.cmdline, &guest)
+        }
         false => payload_cmdline(&request.cmdline, &template),
     };
     template.check()?;
     Ok(Plan { template })
+}
+
+/// The frequency that the guest is told: more than it is, so that for the guest time passes more slowly.
+fn told_frequency(tsc_khz: u32, slow_clock: u32) -> Result<u32, LaunchError> {
+    /// Linux programs its timers in eighths of cycles with 32 bits for the frequency.
+    const TOLD_MAX_KHZ: u32 = 34_000_000;
+    match tsc_khz.checked_mul(slow_clock) {
+        Some(told) if told <= TOLD_MAX_KHZ || slow_clock == 1 => Ok(told),
+        _ => Err(LaunchError::Options(format!(
+            "--slow-clock {slow_clock}: with hosts of {tsc_khz} kHz it is at most {}",
+            (TOLD_MAX_KHZ / tsc_khz.max(1)).max(1)
+        ))),
+    }
 }
 
 /// A payload reads no ACPI tables: its command line says what it must know. The user's own words come last,
@@ -316,6 +333,7 @@ mod tests {
             events: EventFormat::Log,
             table_writes: TableWritePolicy::Refuse,
             tsc_tolerance_ppm: 250,
+            slow_clock: 1,
             worker_arguments: vec![],
         }
     }
@@ -379,6 +397,18 @@ mod tests {
                 && line(KernelKind::BzImage).ends_with("mine")
         );
         assert_eq!(line(KernelKind::Payload), "apic=0 tsc_khz=2000000 mine");
+    }
+
+    #[test]
+    fn a_slow_clock_is_a_fast_counter_that_linux_can_reckon_with() {
+        let mut slow = request(1);
+        slow.slow_clock = 10;
+        let line = |request: &RunRequest| {
+            plan(request, &surveyed(1), KernelKind::BzImage).map(|plan| plan.template().cmdline.clone())
+        };
+        assert!(line(&slow).expect("plan").contains("tsc_early_khz=20000000"));
+        slow.slow_clock = 20;
+        assert!(line(&slow).expect_err("too slow").to_string().contains("at most 17"));
     }
 
     #[test]

@@ -82,6 +82,8 @@ pub struct RunRequest {
     pub table_writes: TableWritePolicy,
     /// By how many parts in a million the hosts' TSC frequencies may differ.
     pub tsc_tolerance_ppm: u32,
+    /// How many times slower than on the wall time passes for a Linux guest.
+    pub slow_clock: u32,
     /// Arguments for the workers of a guest without `hosts`: how to log.
     pub worker_arguments: Vec<String>,
 }

@@ -87,6 +87,9 @@ impl Machine {
         let mut vm = build_vm(memory)?;
         let cores = build_vcpus(&spec, &vm)?;
         let eraser = build_eraser(&spec, &mut vm)?;
+        if spec.nodes > 1 {
+            vm.forbid_async_faults();
+        }
         let tables = eraser.map(|eraser| Box::new(eraser) as Box<dyn TableCache>);
         let vm = Arc::new(vm);
         let places = Arc::new(Places::new(spec.vcpus.iter().map(|vcpu| vcpu.node)));

@@ -112,6 +112,16 @@ impl Cluster {
         }
     }
 
+    /// How many times slower than on the wall time is to pass for guests. An emulated processor does in ten seconds what a
+    /// real one does in much less than one: on the wall's clock a guest's timer would tick after so few
+    /// instructions that it does little else.
+    pub fn slow_clock(&self) -> u32 {
+        match self.hosts {
+            Hosts::Nested(_) => 10,
+            Hosts::Local(_) => 1,
+        }
+    }
+
     /// The addresses of the nodes as they reach each other.
     pub fn addresses(&self) -> Vec<String> {
         match &self.hosts {
@@ -183,7 +193,7 @@ impl Cluster {
                 std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?
             }
         };
-        serde_json::from_str(&text).with_context(|| format!("unexpected report: {text}"))
+        Report::parse(text)
     }
 
     /// What the hosts and their nodes said last, for messages.

@@ -6,7 +6,7 @@ pub mod spread;
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::cluster::{Cluster, ClusterSpec, Kind};
 use crate::kernels::Series;
@@ -43,6 +43,12 @@ pub struct Args {
         value_name = "NAMES"
     )]
     workload: String,
+    /// What else to put on the guest's kernel command line.
+    #[arg(long, default_value = "", value_name = "STR")]
+    append: String,
+    /// Where to write all figures of the nodes, as JSON, at the end of the run over all hosts.
+    #[arg(long, value_name = "FILE")]
+    report: Option<std::path::PathBuf>,
     /// Kernel of the guest.
     #[arg(long, value_enum, default_value = "6.1")]
     kernel: Series,
@@ -67,6 +73,7 @@ pub fn main(options: &Args) -> Result<i32> {
         moves: options.moves,
         move_every: Duration::from_millis(options.move_every),
         workload: options.workload.clone(),
+        append: options.append.clone(),
         kernel: options.kernel,
         limit: Duration::from_secs(options.timeout),
     };
@@ -78,6 +85,9 @@ pub fn main(options: &Args) -> Result<i32> {
     };
     let cluster = Cluster::start(ClusterSpec { kind: options.lab, lab, files: guest_files.files() })?;
     let summary = run::run(&cluster, &plan)?;
+    if let (Some(path), Some(report)) = (&options.report, &summary.all.report) {
+        std::fs::write(path, &report.text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
     report::print(&summary)?;
     Ok(i32::from(!summary.is_good()))
 }

@@ -27,6 +27,8 @@ pub struct Plan {
     pub move_every: Duration,
     /// The guest's programs.
     pub workload: String,
+    /// What else stands on the guest's kernel command line.
+    pub append: String,
     /// The guest's kernel.
     pub kernel: Series,
     /// How long one run may take.
@@ -96,7 +98,7 @@ fn run_on(cluster: &Cluster, plan: &Plan, hosts: usize) -> Result<(Outcome, Move
         memory_mib: plan.memory_mib,
         kernel: images::kernel_name(plan.kernel),
         initramfs: images::GUEST_INITRAMFS.to_owned(),
-        cmdline: format!("console=ttyS0 quiet maxcpus=1 tessera.run={}", plan.workload),
+        cmdline: format!("console=ttyS0 quiet maxcpus=1 {} tessera.run={}", plan.append, plan.workload),
         limit: plan.limit,
     };
     let places = if hosts == 1 { "one host".to_owned() } else { format!("{hosts} hosts, vCPUs moving") };

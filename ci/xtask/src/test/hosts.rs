@@ -189,6 +189,7 @@ fn run_stock(cluster: &Cluster, guest: &Stock) -> Result<()> {
             memory_mib: GUEST_MEMORY_MIB,
             moves: guest.moves,
             move_every: Duration::from_secs(3),
+            append: String::new(),
             workload: "counter:rounds=1000,clocks:seconds=2,mgs:m=2000:n=32".to_owned(),
             kernel: guest.kernel,
             limit: Duration::from_secs(600),
