@@ -369,6 +369,25 @@ impl Directory {
         }
     }
 
+    /// Forgets what is being done about the page, and who waits.
+    pub fn forget_transaction(&mut self, gfn: Gfn) {
+        let forgotten = self.transactions.take(gfn);
+        forgotten.into_iter().for_each(|transaction| self.asked[transaction.requester.index()] -= 1);
+    }
+
+    /// Counts a request of `node` that there is not.
+    pub fn count_request(&mut self, node: NodeId) {
+        self.asked[node.index()] += 1;
+    }
+
+    /// Whoever waits for the page with the latest turn is now the first.
+    pub fn latest_waits_first(&mut self, gfn: Gfn) {
+        let Some(transaction) = self.transactions.get_mut(gfn) else { return };
+        for request in transaction.queue.waiting.iter_mut().flatten() {
+            request.turn.0 = request.turn.0.wrapping_neg();
+        }
+    }
+
     /// Who has a page.
     pub fn recorded(&self, place: Place) -> Vec<(NodeId, Rights)> {
         match &self.extents[place.extent] {

@@ -1,5 +1,6 @@
 //! `cargo xtask soak ...`: what takes longer than a test may, for whoever wants to be surer.
 
+mod sim;
 mod stock;
 
 use anyhow::Result;
@@ -7,6 +8,8 @@ use anyhow::Result;
 /// What can be soaked.
 #[derive(clap::Subcommand)]
 pub enum Verb {
+    /// The protocol's simulator, with random schedules.
+    Sim(sim::Args),
     /// Stock guests whose vCPUs move a thousand times while they work.
     Stock(stock::Args),
 }
@@ -17,6 +20,7 @@ pub enum Verb {
 /// When something cannot be started or does not come to its end.
 pub fn main(verb: &Verb) -> Result<i32> {
     match verb {
+        Verb::Sim(options) => sim::main(options),
         Verb::Stock(options) => stock::main(options),
     }
 }
