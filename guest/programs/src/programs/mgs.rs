@@ -224,7 +224,7 @@ impl Mine<'_> {
             next += 1;
             upto = column + 1;
             // Once for a block: each time, the page with the count has to come here and go back.
-            if upto % self.shared.task.block == 0 || next == self.columns.len() {
+            if upto.is_multiple_of(self.shared.task.block) || next == self.columns.len() {
                 self.shared.publish(column, self.generation);
             }
         }
