@@ -89,10 +89,10 @@ impl Driver {
         tables: Option<Box<dyn TableCache>>,
         (bell, commands): (Arc<Bell>, Receiver<Command>),
     ) -> Result<Self, PagerError> {
-        let PagerConfig { me, nodes, preloaded, lease, ahead, .. } = config;
+        let PagerConfig { me, nodes, preloaded, lease, habits, ahead, .. } = config;
         let layout = Arc::new(memory.layout().clone());
         let hot = HotPages::new(&layout);
-        let node = Node::new(NodeConfig { me, nodes, layout, lease, preloaded });
+        let node = Node::new(NodeConfig { me, nodes, layout, lease, habits, preloaded });
         drop_strays(&node, &memory)?;
         let mut pages = GuestPages::new(memory, tables)?;
         for extent in node.whole_extents() {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tessera_dsm::link::{Link, TcpLink, UnixLink};
 use tessera_dsm::memory::NodeMemory;
 use tessera_dsm::pager::{AskAhead, Pager, PagerConfig, PagerError, PagerFailure, PagerStats, Tracking};
-use tessera_dsm::protocol::LeasePolicy;
+use tessera_dsm::protocol::{HabitPolicy, LeasePolicy};
 use tessera_dsm::{Gfn, Layout, NodeId, Region, EXTENT_PAGES, PAGE_BYTES};
 
 /// A test that takes longer hangs.
@@ -74,6 +74,7 @@ pub fn config(me: u8, nodes: u8) -> PagerConfig {
         nodes,
         preloaded: Vec::new(),
         lease,
+        habits: HabitPolicy::default(),
         tracking: Tracking::On,
         ahead: AskAhead::Off,
     }
