@@ -94,7 +94,8 @@ impl UnarmedGuest for Unarmed {
             nodes,
             preloaded: written,
             lease: lease(spec.lease_us),
-            habits: HabitPolicy::default(),
+            // Asking ahead would take pages to write that are only looked at.
+            habits: HabitPolicy::OFF,
             tracking: if nodes == 1 { Tracking::Off } else { Tracking::On },
             ahead: AskAhead::On,
         };

@@ -207,7 +207,7 @@ impl Cluster {
                 nodes: spec.nodes,
                 preloaded: image.written.clone(),
                 lease: LeasePolicy::default(),
-                habits: HabitPolicy::default(),
+                habits: HabitPolicy::OFF,
                 tracking,
                 ahead: AskAhead::On,
             };
