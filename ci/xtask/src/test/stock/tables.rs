@@ -83,11 +83,11 @@ fn other_daemons(cluster: &Cluster) -> Result<Vec<String>> {
             ),
         )?;
         let address = format!("{host}:{OTHER_PORT}");
-        while cluster.shell(place, &format!("tessera list --host {address}")).is_err() {
+        while let Err(error) = cluster.shell(place, &format!("tessera list --host {address}")) {
             ensure!(
                 Instant::now() < deadline,
-                "no daemon on {address}: {}",
-                cluster.shell(place, "cat /tmp/other.log")?
+                "no daemon on {address}: {error:#}; it said: {}",
+                cluster.shell(place, "cat /tmp/other.log; ps; ip -br addr")?
             );
             std::thread::sleep(Duration::from_millis(100));
         }
