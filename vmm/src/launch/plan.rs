@@ -65,6 +65,7 @@ pub fn make(
         tsc_khz,
         cmdline: String::new(),
         lease_us: request.lease_us,
+        links: request.links,
     };
     template.cmdline = match kernel.is_linux() {
         true => cmdline::compose(&request.cmdline, tsc_khz),
@@ -298,6 +299,7 @@ mod tests {
     use super::super::request::{EventFormat, OnReboot, TableWritePolicy};
     use super::super::survey::{self, tests::fit};
     use super::*;
+    use crate::control::guest::LinkSpec;
 
     const MIB: u64 = 1 << 20;
 
@@ -311,6 +313,7 @@ mod tests {
             cpus: CpuRequest::default(),
             memory: MemoryRequest::default(),
             lease_us: None,
+            links: LinkSpec::default(),
             report: None,
             on_reboot: OnReboot::Restart,
             events: EventFormat::Log,
