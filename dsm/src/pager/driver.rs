@@ -12,8 +12,8 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::Timespec;
 use rustix::io::Errno;
 
-use super::ahead::Ahead;
-use super::borrow::{BorrowRequest, Lent, PageRun, Tickets};
+use super::ahead::{self, Ahead};
+use super::borrow::{BorrowRequest, Lent, PageSet, Tickets};
 use super::hot::HotPages;
 use super::links::{Links, Resume};
 use super::pages::{Bytes, GuestPages, PagesError, ZERO_PAGE};
@@ -62,9 +62,8 @@ pub(super) struct Driver {
     received: Box<[u8; PAGE_BYTES]>,
     waiting: WaitingFaults,
     hot: HotPages,
-    ahead: AskAhead,
-    loads: Ahead,
-    stores: Ahead,
+    /// None: nothing is asked for ahead.
+    ahead: Option<Ahead>,
     asked_ahead: u64,
     /// Counts events, so that a fault served by its own event is known.
     step: u64,
@@ -79,10 +78,11 @@ impl Driver {
         (tables, resume): (Option<Box<dyn TableCache>>, Option<Resume>),
         (bell, commands): (Arc<Bell>, Receiver<Command>),
     ) -> Result<Self, PagerError> {
-        let PagerConfig { me, nodes, preloaded, lease, ahead, .. } = config;
+        let PagerConfig { me, nodes, preloaded, lease, habits, ahead, .. } = config;
         let layout = Arc::new(memory.layout().clone());
         let hot = HotPages::new(&layout);
-        let node = Node::new(NodeConfig { me, nodes, layout, lease, preloaded });
+        let ahead = (ahead == AskAhead::On).then(|| Ahead::new(&layout));
+        let node = Node::new(NodeConfig { me, nodes, layout, lease, habits, preloaded });
         drop_strays(&node, &memory)?;
         let mut pages = GuestPages::new(memory, tables)?;
         for extent in node.whole_extents() {
@@ -108,8 +108,6 @@ impl Driver {
             waiting: WaitingFaults::default(),
             hot,
             ahead,
-            loads: Ahead::new(),
-            stores: Ahead::new(),
             asked_ahead: 0,
             step: 0,
         })
@@ -189,16 +187,15 @@ impl Driver {
         self.flush()
     }
 
-    /// Asks for the pages behind one that a vCPU waits for, if it is part of a stream.
+    /// Asks for more than the page that a vCPU waits for.
     fn ask_ahead(&mut self, gfn: Gfn, access: Access) -> Result<(), PagerFailure> {
-        if self.ahead == AskAhead::Off || self.node.rights(gfn).allow(access) {
+        let (at, usual_us) = (self.now(), self.waiting.usual_us());
+        let Some(index) = self.pages.memory().layout().index(gfn) else { return Ok(()) };
+        let Some(ahead) = &mut self.ahead else { return Ok(()) };
+        if self.node.rights(gfn).allow(access) {
             return Ok(());
         }
-        let streams = match access {
-            Access::Read => &mut self.loads,
-            Access::Write => &mut self.stores,
-        };
-        for page in streams.fault(gfn) {
+        for page in ahead.fault(ahead::Fault { page: (gfn, index), access, at, usual_us }) {
             let known = self.pages.memory().layout().index(page).is_some();
             if known && !self.node.rights(page).allow(access) {
                 self.asked_ahead += 1;
@@ -246,7 +243,7 @@ impl Driver {
         for _ in 0..COMMANDS_MAX {
             match self.commands.try_recv() {
                 Ok(Command::Borrow(request)) => self.begin_borrow(request)?,
-                Ok(Command::Return(run)) => self.give_back(run)?,
+                Ok(Command::Return(pages)) => self.give_back(&pages)?,
                 Ok(Command::Stats(reply)) => self.tell_stats(&reply),
                 Ok(Command::RealTime(reply)) => tell_real_time(&reply),
                 Ok(Command::PagesOnlyAt(peer, reply)) => self.tell_pages_only_at(peer, &reply),
@@ -261,20 +258,21 @@ impl Driver {
     }
 
     fn begin_borrow(&mut self, request: BorrowRequest) -> Result<(), PagerFailure> {
-        let (run, access) = (request.run, request.access);
+        let pages = request.pages.clone();
+        let Some(&(first, access)) = pages.pages().first() else { return Ok(()) };
         self.tickets.add(request);
         // The pages are held one after the other, in order; but all of them are asked for at once.
-        for gfn in run.gfns().skip(1) {
+        for &(gfn, access) in &pages.pages()[1..] {
             if !self.node.rights(gfn).allow(access) {
                 self.handle(Event::Fault { gfn, access }, Body::None)?;
             }
         }
-        self.handle(Event::Borrow { gfn: run.first, access }, Body::None)?;
+        self.handle(Event::Borrow { gfn: first, access }, Body::None)?;
         self.flush()
     }
 
-    fn give_back(&mut self, run: PageRun) -> Result<(), PagerFailure> {
-        for gfn in run.gfns() {
+    fn give_back(&mut self, pages: &PageSet) -> Result<(), PagerFailure> {
+        for &(gfn, _) in pages.pages() {
             self.handle(Event::Return { gfn }, Body::None)?;
         }
         self.flush()
@@ -286,10 +284,10 @@ impl Driver {
         // A page lent makes a borrower want the next one, which may be lent at once.
         while let Some((gfn, access)) = self.lent.pop() {
             match self.tickets.lent(gfn, access) {
-                Lent::Next(gfn) => self.take_in(Event::Borrow { gfn, access }, Body::None)?,
+                Lent::Next(gfn, access) => self.take_in(Event::Borrow { gfn, access }, Body::None)?,
                 Lent::Complete => {}
-                Lent::Abandoned(run) => {
-                    for gfn in run.gfns() {
+                Lent::Abandoned(pages) => {
+                    for &(gfn, _) in pages.pages() {
                         self.take_in(Event::Return { gfn }, Body::None)?;
                     }
                 }
@@ -335,7 +333,7 @@ impl Driver {
                 }
             }
             Action::Protect { gfn } => return self.pages.protect(gfn).map_err(failed_here),
-            Action::Discard { gfn } => return self.pages.discard(gfn).map_err(failed_here),
+            Action::Discard { gfn } => return self.discard(gfn),
             Action::SplitExtent { extent } => return self.pages.split_extent(extent).map_err(failed_here),
             Action::Unprotect { gfn } => {
                 self.pages.unprotect(gfn).map(|()| Served::Page(gfn)).map_err(failed_here)?
@@ -353,6 +351,13 @@ impl Driver {
         };
         self.waiting.served(served, self.now(), self.step);
         Ok(())
+    }
+
+    fn discard(&mut self, gfn: Gfn) -> Result<(), PagerFailure> {
+        if let (Some(ahead), Some(index)) = (&mut self.ahead, self.pages.memory().layout().index(gfn)) {
+            ahead.lost(index);
+        }
+        self.pages.discard(gfn).map_err(failed_here)
     }
 
     /// Queues a frame; a page's bytes are read now.

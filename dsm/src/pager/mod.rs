@@ -41,15 +41,15 @@ use rustix::event::EventfdFlags;
 use thiserror::Error;
 use vm_memory::GuestMemoryMmap;
 
-use self::borrow::{BorrowRequest, PageRun};
+use self::borrow::BorrowRequest;
 use self::driver::Driver;
 use self::links::NewLink;
 use crate::ids::{Gfn, NodeId, NODES_MAX};
 use crate::link::{Link, TcpLink};
 use crate::memory::{MemoryError, NodeMemory};
-use crate::protocol::{Access, LeasePolicy};
+use crate::protocol::{Access, HabitPolicy, LeasePolicy};
 
-pub use borrow::{BorrowError, Borrowed, BORROW_PAGES_MAX};
+pub use borrow::{BorrowError, Borrowed, BorrowedPages, PageSet, Wanted, BORROW_PAGES_MAX};
 pub use hot::{HotPage, HOTTEST_MAX};
 pub use links::{LinkBroke, Rejoin, Resume};
 pub use pages::PagesError;
@@ -88,6 +88,8 @@ pub struct PagerConfig {
     pub preloaded: Vec<(Gfn, u64)>,
     /// How long granted pages are kept.
     pub lease: LeasePolicy,
+    /// What this node makes of the way in which the pages are used whose home it is.
+    pub habits: HabitPolicy,
     /// Whether guest memory is tracked.
     pub tracking: Tracking,
     /// Whether pages are asked for before the guest does.
@@ -186,7 +188,7 @@ impl From<Box<dyn Fn(PagerFailure) + Send + Sync>> for PagerHooks {
 /// What other threads ask of the pager thread.
 enum Command {
     Borrow(BorrowRequest),
-    Return(PageRun),
+    Return(PageSet),
     Stats(SyncSender<PagerStats>),
     RealTime(SyncSender<io::Result<()>>),
     PagesOnlyAt(NodeId, SyncSender<u64>),
@@ -350,6 +352,14 @@ impl Pager {
         Borrowed::new(self, gpa, len, access)
     }
 
+    /// As [`Pager::borrow`], for pages that need not lie together. All of them are asked for at once.
+    ///
+    /// # Errors
+    /// If one of them is not RAM, or the pager has stopped.
+    pub fn borrow_pages(&self, pages: PageSet) -> Result<BorrowedPages<'_>, BorrowError> {
+        BorrowedPages::new(self, pages)
+    }
+
     /// Stops the thread, closes the connections and the userfaultfd. Threads that wait for a page are released, to
     /// memory that is right no more: see the module documentation for the order. Does nothing the second time.
     pub fn stop(&self) {
@@ -368,12 +378,12 @@ impl Pager {
     }
 
     /// Waits until the pages are here.
-    fn collect(&self, run: PageRun, access: Access) -> Result<(), BorrowError> {
-        if self.thread.is_none() {
+    fn collect(&self, pages: &PageSet) -> Result<(), BorrowError> {
+        if self.thread.is_none() || pages.pages().is_empty() {
             return Ok(());
         }
         let (ready, told) = sync_channel(1);
-        self.send(Command::Borrow(BorrowRequest { run, access, ready }))?;
+        self.send(Command::Borrow(BorrowRequest { pages: pages.clone(), ready }))?;
         told.recv().map_err(|_| BorrowError::Stopped)
     }
 

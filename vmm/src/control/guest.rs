@@ -13,6 +13,7 @@ use tessera_dsm::{Layout, NodeId, NODES_MAX};
 use thiserror::Error;
 
 use super::address::HostAddress;
+use super::devices::{self, DeviceSpec, DeviceSpecError};
 use crate::cpuid::APIC_ID_MAX;
 
 /// Most vCPUs of a guest.
@@ -138,6 +139,8 @@ pub struct GuestSpec {
     pub lease_us: Option<u32>,
     /// How its nodes are connected.
     pub links: LinkSpec,
+    /// What the home node gives to the guest besides a console.
+    pub devices: Vec<DeviceSpec>,
 }
 
 /// How the nodes of a guest are connected.
@@ -190,6 +193,9 @@ pub enum SpecError {
     /// The time after which a node is lost is out of range.
     #[error("a node is lost after {LOST_AFTER_MS_MIN} to {LOST_AFTER_MS_MAX} ms, not {0}")]
     LostAfter(u32),
+    /// A device cannot be.
+    #[error(transparent)]
+    Device(#[from] DeviceSpecError),
     /// A text is too long.
     #[error("a host name or boot id is too long")]
     Text,
@@ -246,6 +252,7 @@ impl GuestSpec {
         if !(LOST_AFTER_MS_MIN..=LOST_AFTER_MS_MAX).contains(&self.links.lost_after_ms) {
             return Err(SpecError::LostAfter(self.links.lost_after_ms));
         }
+        devices::check(&self.devices)?;
         let long = |text: &str| text.len() > 256;
         match self.hosts.iter().any(|host| long(&host.hostname) || long(&host.boot_id)) {
             true => Err(SpecError::Text),
@@ -281,6 +288,7 @@ pub(crate) mod tests {
             cmdline: String::new(),
             lease_us: None,
             links: LinkSpec::default(),
+            devices: vec![],
         }
     }
 

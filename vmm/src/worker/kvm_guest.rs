@@ -3,13 +3,14 @@
 use std::fs::File;
 use std::sync::Arc;
 
+use tessera_devices::ram::NodeRam;
 use tessera_devices::GuestEnd;
 use tessera_dsm::link::Link;
 use tessera_dsm::memory::NodeMemory;
 use tessera_dsm::pager::{
     AskAhead, Pager, PagerConfig, PagerFailure, PagerHooks, PagerStats, Rejoin, Resume, Tracking,
 };
-use tessera_dsm::protocol::LeasePolicy;
+use tessera_dsm::protocol::{HabitPolicy, LeasePolicy};
 use tessera_dsm::{NodeId, EXTENT_PAGES, PAGE_BYTES};
 use tessera_migration::VcpuId;
 
@@ -23,7 +24,7 @@ use crate::control::guest::GuestSpec;
 use crate::control::stats::{FaultStats, MemoryStats, MoveStats, NodeStats, Spread, TrafficStats, VcpuStats};
 use crate::host::priority;
 use crate::machine::{
-    Machine, MachineEvents, MachineSpec, PeerLost, PeerMessage, PeerSink, VcpuSpec, VcpuStatus,
+    HomeDevices, Machine, MachineEvents, MachineSpec, PeerLost, PeerMessage, PeerSink, VcpuSpec, VcpuStatus,
 };
 
 /// Makes machines of KVM.
@@ -33,7 +34,11 @@ pub struct KvmGuestBuilder;
 impl GuestBuilder for KvmGuestBuilder {
     fn configure(&self, spec: &Arc<GuestSpec>) -> Result<Box<dyn UnarmedGuest>, String> {
         let memory = NodeMemory::new(spec.layout.clone()).map_err(line)?;
-        Ok(Box::new(Unarmed { spec: spec.clone(), memory, entry: None }))
+        let ram = Arc::new(NodeRam::new(&memory));
+        // The other nodes' hosts do not have the devices' files.
+        let here = if spec.me == NodeId::HOME { spec.devices.as_slice() } else { &[] };
+        let devices = HomeDevices::open(here, ram.clone()).map_err(line)?;
+        Ok(Box::new(Unarmed { spec: spec.clone(), memory, ram, devices, entry: None }))
     }
 }
 
@@ -45,6 +50,9 @@ fn line(error: impl std::fmt::Display) -> String {
 struct Unarmed {
     spec: Arc<GuestSpec>,
     memory: Arc<NodeMemory>,
+    /// Guest memory as the devices borrow it, once there is a pager.
+    ram: Arc<NodeRam>,
+    devices: HomeDevices,
     /// On node 0, once the guest is loaded.
     entry: Option<Entry>,
 }
@@ -78,8 +86,9 @@ impl UnarmedGuest for Unarmed {
         };
         // The machine first: the pager tracks memory that KVM already knows.
         let listener = Arc::new(Listener { me: spec.me, events: events.clone() });
-        let machine =
-            Machine::new(machine_spec, &self.memory, Arc::new(Sink(peers)), listener).map_err(line)?;
+        let peers = Arc::new(Sink(peers));
+        let machine = Machine::with_devices(machine_spec, &self.memory, peers, listener, self.devices);
+        let machine = machine.map_err(line)?;
         if let Some(entry) = &self.entry {
             machine.set_entry(entry).map_err(line)?;
         }
@@ -88,6 +97,8 @@ impl UnarmedGuest for Unarmed {
             nodes,
             preloaded: written,
             lease: lease(spec.lease_us),
+            // Asking ahead would take pages to write that are only looked at.
+            habits: HabitPolicy::OFF,
             tracking: if nodes == 1 { Tracking::Off } else { Tracking::On },
             ahead: AskAhead::On,
         };
@@ -100,6 +111,8 @@ impl UnarmedGuest for Unarmed {
             resume: Some(resume),
         };
         let pager = Pager::start_with_links(config, self.memory.clone(), data, hooks).map_err(line)?;
+        let pager = Arc::new(pager);
+        self.ram.serve(pager.clone());
         if priority::crowded(spec.vcpus.len()) {
             if let Err(error) = pager.set_real_time() {
                 tracing::info!("the pager has no real-time priority: {error}; remote pages take longer");
@@ -171,7 +184,7 @@ struct KvmGuest {
     spec: Arc<GuestSpec>,
     memory: Arc<NodeMemory>,
     machine: Arc<Machine>,
-    pager: Pager,
+    pager: Arc<Pager>,
 }
 
 impl GuestMachine for KvmGuest {
@@ -256,6 +269,7 @@ impl GuestMachine for KvmGuest {
             blackout_max_us: machine.arrivals.max_us,
             failed: machine.move_errors,
             bytes_sent: machine.context_bytes_sent,
+            messages_sent: machine.move_messages_sent,
         };
         stats.interrupts_relayed = machine.interrupts.relayed;
         stats.accesses_forwarded = machine.remote_device_accesses;

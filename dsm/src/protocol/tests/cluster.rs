@@ -5,10 +5,14 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::host::{Effects, Host, Packet, Pages};
 use crate::ids::{Extent, Gfn, NodeId, EXTENT_PAGES};
 use crate::layout::{Layout, Region};
-use crate::protocol::{Access, Action, Counters, Event, LeasePolicy, Micros, Node, NodeConfig, Rights};
+use crate::protocol::{
+    Access, Action, Counters, Event, HabitPolicy, LeasePolicy, Micros, Node, NodeConfig, Rights,
+};
 
 /// A layout of one region for each extent, with the given homes.
 pub fn layout(homes: &[u8]) -> Arc<Layout> {
@@ -22,18 +26,21 @@ pub fn layout(homes: &[u8]) -> Arc<Layout> {
 
 pub const NO_LEASE: LeasePolicy = LeasePolicy { base_us: 0, max_us: 0 };
 
-#[derive(Clone, Debug)]
+/// How many nodes and pages there are, and what is the same for all.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Shape {
     pub nodes: u8,
     pub homes: Vec<u8>,
     pub pages_each: usize,
     pub lease: LeasePolicy,
+    pub habits: HabitPolicy,
     pub preloaded: Vec<(Gfn, u64)>,
 }
 
 impl Shape {
     pub fn new(nodes: u8, homes: &[u8], pages_each: usize) -> Self {
-        Shape { nodes, homes: homes.to_vec(), pages_each, lease: NO_LEASE, preloaded: vec![] }
+        let (homes, lease, habits) = (homes.to_vec(), NO_LEASE, HabitPolicy::OFF);
+        Shape { nodes, homes, pages_each, lease, habits, preloaded: vec![] }
     }
 
     pub fn node(&self, me: u8) -> Node {
@@ -42,6 +49,7 @@ impl Shape {
             nodes: self.nodes,
             layout: layout(&self.homes),
             lease: self.lease,
+            habits: self.habits,
             preloaded: self.preloaded.clone(),
         })
     }
@@ -64,7 +72,7 @@ impl Shape {
 /// A mistake built into a node from outside: it may change the node before an event, and the node and its
 /// actions after.
 #[derive(Clone, Copy)]
-pub struct Fault {
+pub struct Mutant {
     pub name: &'static str,
     pub before: fn(&mut Node, &Event),
     pub after: fn(&mut Node, &Event, &mut Vec<Action>),
@@ -75,20 +83,20 @@ pub fn handle(
     node: &mut Node,
     now: Micros,
     event: Event,
-    fault: Option<Fault>,
+    mutant: Option<Mutant>,
     actions: &mut Vec<Action>,
 ) -> Result<(), String> {
-    let Some(fault) = fault else {
+    let Some(mutant) = mutant else {
         return node
             .handle(now, event, actions)
             .map_err(|violation| format!("{event:?} refused: {violation}"));
     };
-    (fault.before)(node, &event);
+    (mutant.before)(node, &event);
     // A node with a mistake in it may well find that itself.
     let handled = catch_unwind(AssertUnwindSafe(|| node.handle(now, event, actions)));
     let result = handled.map_err(|_| format!("panic on {event:?}"))?;
     result.map_err(|violation| format!("{event:?} refused: {violation}"))?;
-    (fault.after)(node, &event, actions);
+    (mutant.after)(node, &event, actions);
     Ok(())
 }
 
@@ -100,7 +108,9 @@ pub struct Cluster {
     pub links: Vec<VecDeque<Packet>>,
     /// Each page's latest version.
     pub latest: Vec<u64>,
-    pub fault: Option<Fault>,
+    /// Nodes that are silent for good.
+    pub stopped: Vec<bool>,
+    pub mutant: Option<Mutant>,
     /// Of the last step.
     pub actions: Vec<Action>,
 }
@@ -112,7 +122,8 @@ impl Cluster {
         let links = vec![VecDeque::new(); nodes.len() * nodes.len()];
         let pages = shape.pages();
         let latest = vec![0; pages.len()];
-        Cluster { pages, nodes, hosts, links, latest, fault: None, actions: Vec::new() }
+        let stopped = vec![false; nodes.len()];
+        Cluster { pages, nodes, hosts, links, latest, stopped, mutant: None, actions: Vec::new() }
     }
 
     pub fn link(&self, from: usize, to: usize) -> usize {
@@ -129,7 +140,8 @@ impl Cluster {
     ) -> Result<Effects, String> {
         self.actions.clear();
         let node = &mut self.nodes[at];
-        handle(node, now, event, self.fault, &mut self.actions).map_err(|why| format!("node {at}: {why}"))?;
+        handle(node, now, event, self.mutant, &mut self.actions)
+            .map_err(|why| format!("node {at}: {why}"))?;
         let mut effects = Effects::default();
         self.hosts[at]
             .carry_out(&self.actions, received, &mut effects)
@@ -144,10 +156,12 @@ impl Cluster {
         Ok(effects)
     }
 
-    /// Delivers the first message of a link, if any.
+    /// Delivers the first message of a link, if any; a silent node takes nothing in.
     pub fn deliver(&mut self, now: Micros, from: usize, to: usize) -> Result<Option<Effects>, String> {
         let link = self.link(from, to);
-        let Some(packet) = self.links[link].pop_front() else { return Ok(None) };
+        let Some(packet) = self.links[link].pop_front().filter(|_| !self.stopped[to]) else {
+            return Ok(None);
+        };
         let event = Event::Message { from: NodeId(from as u8), message: packet.message };
         self.step(now, to, event, packet.bytes).map(Some)
     }
@@ -269,12 +283,21 @@ impl Node {
         self.place(gfn).is_ok_and(|place| place.home == self.me)
     }
 
+    /// Whether what is under way for the page needs `node`.
+    pub fn waits_for(&self, gfn: Gfn, node: NodeId) -> bool {
+        self.directory.transaction(gfn).is_some_and(|transaction| {
+            [transaction.requester, transaction.supplier].contains(&node)
+                || transaction.invalidated.contains(node)
+        })
+    }
+
     /// Takes out what makes states differ that behave alike: counts, past times, and transaction numbers that grow.
     pub fn normalise(&mut self) {
         self.counters = Counters::default();
         self.pages.forget_times();
         self.leases.fulfilled(0);
         self.directory.reuse_numbers();
+        self.directory.forgive_habits();
     }
 
     /// A digest of all that bears on the pages given.
@@ -284,7 +307,7 @@ impl Node {
         for gfn in gfns {
             let place = self.place(gfn).expect("in RAM");
             (self.pages.page(place), self.pages.is_whole(place)).hash(&mut hasher);
-            self.directory.recorded(place).hash(&mut hasher);
+            (self.directory.recorded(place), self.directory.habit(place)).hash(&mut hasher);
         }
         hasher.finish()
     }
