@@ -7,6 +7,7 @@ mod cleanup;
 mod cluster;
 mod debs;
 mod demo;
+mod dialogue;
 mod guest;
 mod images;
 mod initramfs;
@@ -50,7 +51,7 @@ enum Verb {
     /// Measure.
     #[command(subcommand)]
     Bench(bench::Verb),
-    /// Checks that go on for as long as wanted.
+    /// What takes longer than a test may.
     #[command(subcommand)]
     Soak(soak::Verb),
     /// Remove what the lab keeps: kernels, images, logs, and folders of runs that were killed.

@@ -178,6 +178,17 @@ impl Directory {
         self.extents[extent] = ExtentEntry::Whole(self.me);
     }
 
+    /// Pages that no node but `node` has.
+    pub fn pages_only_at(&self, node: NodeId) -> u64 {
+        let only_there = |page: &&Tracked| page.entry.holders() == NodeSet::only(node);
+        let count = |extent: &ExtentEntry| match extent {
+            ExtentEntry::Untouched => 0,
+            ExtentEntry::Whole(owner) => u64::from(*owner == node) * EXTENT_PAGES,
+            ExtentEntry::Split(pages) => pages.iter().filter(only_there).count() as u64,
+        };
+        self.extents.iter().map(count).sum()
+    }
+
     /// What is being done about the page.
     pub fn transaction(&self, gfn: Gfn) -> Option<&Transaction> {
         self.transactions.get(gfn)

@@ -5,7 +5,7 @@
 #![allow(clippy::needless_pass_by_value, reason = "a specification is used once")]
 
 use std::fs::File;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::sync::mpsc::{channel, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex};
@@ -22,6 +22,11 @@ use tessera_migration::VcpuId;
 use tessera_vmm::boot::{self, BootSpec, BootVcpu};
 use tessera_vmm::cpuid;
 use tessera_vmm::machine::{Machine, MachineEvents, MachineSpec, PeerLost, PeerMessage, PeerSink, VcpuSpec};
+
+#[path = "../../../dsm/tests/pager/network.rs"]
+pub mod network;
+
+use network::Network;
 
 /// No test guest runs longer: a hang, not a measure.
 pub const HANG: Duration = Duration::from_secs(900);
@@ -46,6 +51,8 @@ pub struct ClusterSpec {
     pub nodes: u8,
     pub memory_mib: u64,
     pub meddler: Option<Meddler>,
+    /// What the data connections go over; plain loopback if absent.
+    pub network: Option<Arc<Network>>,
 }
 
 impl ClusterSpec {
@@ -58,7 +65,14 @@ impl ClusterSpec {
             nodes,
             memory_mib: 64,
             meddler: None,
+            network: None,
         }
+    }
+
+    /// Over connections that break when the network is told to.
+    pub fn over(mut self, network: &Arc<Network>) -> Self {
+        self.network = Some(network.clone());
+        self
     }
 
     pub fn meddle(
@@ -138,7 +152,7 @@ impl PeerSink for Wires {
 
 pub struct Node {
     pub machine: Arc<Machine>,
-    pub pager: Pager,
+    pub pager: Arc<Pager>,
     pub memory: Arc<NodeMemory>,
     reader: Option<JoinHandle<()>>,
 }
@@ -148,6 +162,7 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     listener: Arc<Listener>,
     lines: Vec<Sender<(NodeId, Vec<u8>)>>,
+    network: Option<Arc<Network>>,
 }
 
 impl Cluster {
@@ -181,7 +196,7 @@ impl Cluster {
         let image = boot::load(&memories[0].alias_view(), &layout, &boot_spec).expect("loads");
         let listener = Arc::new(Listener::default());
         let (lines, inboxes): (Vec<_>, Vec<_>) = (0..nodes).map(|_| channel::<(NodeId, Vec<u8>)>()).unzip();
-        let mut mesh = mesh(nodes);
+        let mut mesh = mesh(nodes, spec.network.as_ref());
         let tsc_offset_ticks = -(tessera_vmm::kvm::host_tsc() as i64);
         let mut built = Vec::new();
         for (index, (memory, inbox)) in memories.into_iter().zip(inboxes).enumerate() {
@@ -216,9 +231,13 @@ impl Cluster {
             };
             let machine = Machine::new(machine_spec, &memory, Arc::new(wires), Arc::clone(&listener) as _)
                 .expect("machine");
-            let hooks = PagerHooks { on_failure, tables: machine.take_table_cache() };
-            let pager = Pager::start(config, Arc::clone(&memory), std::mem::take(&mut mesh[index]), hooks)
-                .expect("pager");
+            let resume = spec.network.as_ref().map(|network| network.resume(me));
+            let hooks = PagerHooks { on_failure, tables: machine.take_table_cache(), resume };
+            let links = std::mem::take(&mut mesh[index]);
+            let pager = Arc::new(Pager::start(config, Arc::clone(&memory), links, hooks).expect("pager"));
+            if let Some(network) = &spec.network {
+                network.serve(me, &pager);
+            }
             let reader = Some(read(inbox, Arc::clone(&machine)));
             built.push(Node { machine, pager, memory, reader });
         }
@@ -226,7 +245,7 @@ impl Cluster {
         for node in &built {
             node.machine.start().expect("starts");
         }
-        Cluster { nodes: built, listener, lines }
+        Cluster { nodes: built, listener, lines, network: spec.network }
     }
 
     /// Where `vcpu` is, asked of the node that says that it has it.
@@ -283,9 +302,14 @@ impl Cluster {
         });
     }
 
+    /// Waits for the guest's end.
+    pub fn await_end(&self) {
+        self.wait_until("the guest ends", |seen| seen.end.is_some());
+    }
+
     /// Waits for the guest's end, stops all nodes, and gives the console's text.
     pub fn finish(mut self) -> (GuestEnd, String) {
-        self.wait_until("the guest ends", |seen| seen.end.is_some());
+        self.await_end();
         self.take_down();
         let seen = self.listener.seen.lock().expect("no panic");
         let console = String::from_utf8_lossy(&seen.console).into_owned();
@@ -323,6 +347,7 @@ impl Cluster {
         self.nodes.iter().for_each(|node| node.pager.stop());
         self.nodes.iter().for_each(|node| node.machine.join());
         self.lines.clear();
+        self.network.take().into_iter().for_each(|network| network.close());
     }
 }
 
@@ -344,14 +369,15 @@ fn read(inbox: Receiver<(NodeId, Vec<u8>)>, machine: Arc<Machine>) -> JoinHandle
     })
 }
 
-/// A loopback connection between each two nodes.
-fn mesh(nodes: usize) -> Vec<Vec<(NodeId, TcpStream)>> {
+/// A loopback connection between each two nodes, over the network if there is one.
+fn mesh(nodes: usize, network: Option<&Arc<Network>>) -> Vec<Vec<(NodeId, TcpStream)>> {
     let mut mesh: Vec<Vec<(NodeId, TcpStream)>> = (0..nodes).map(|_| Vec::new()).collect();
     for low in 0..nodes {
         for high in low + 1..nodes {
-            let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-            let there = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
-            let (here, _) = listener.accept().expect("accept");
+            let (here, there) = match network {
+                Some(network) => network.connect(NodeId(low as u8), NodeId(high as u8)),
+                None => network::loopback(),
+            };
             mesh[low].push((NodeId(high as u8), here));
             mesh[high].push((NodeId(low as u8), there));
         }

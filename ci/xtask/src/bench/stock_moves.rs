@@ -1,4 +1,4 @@
-//! `cargo xtask bench moves`: how long a vCPU stands still when it moves.
+//! `cargo xtask bench stock-moves`: how long a vCPU of a stock Linux guest stands still when it moves.
 
 use std::time::Duration;
 
@@ -7,16 +7,16 @@ use serde::Serialize;
 
 use crate::cluster::{Cluster, ClusterSpec, Kind};
 use crate::demo::spread::Percentiles;
-use crate::guest::{self, GuestSpec};
+use crate::guest::{self, GuestSpec, OnReset};
 use crate::kernels::Series;
 use crate::lab::LabSpec;
 use crate::mover::{Begin, Mover, Plan};
 use crate::progress::Step;
 use crate::{images, setup, sizes};
 
-/// Options of `cargo xtask bench moves`.
+/// Options of `cargo xtask bench stock-moves`.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  cargo xtask bench moves --moves 200 --workload mgs")]
+#[command(after_help = "Example:\n  cargo xtask bench stock-moves --moves 200 --workload mgs")]
 pub struct Args {
     /// How many hosts.
     #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u8).range(2..=8))]
@@ -74,10 +74,14 @@ pub fn main(options: &Args) -> Result<i32> {
         name: "bench-moves".to_owned(),
         hosts,
         vcpus: options.vcpus,
+        vcpus_per_host: Vec::new(),
         memory_mib: options.memory,
         kernel: images::kernel_name(options.kernel),
-        initramfs: images::GUEST_INITRAMFS.to_owned(),
+        initramfs: Some(images::GUEST_INITRAMFS.to_owned()),
         cmdline: format!("console=ttyS0 tessera.run={}", options.workload),
+        on_reset: OnReset::Exit,
+        lease_us: None,
+        options: Vec::new(),
         limit: Duration::from_secs(options.timeout),
     };
     let step = Step::start(format!("moving vCPUs between {hosts} hosts"));

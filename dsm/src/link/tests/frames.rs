@@ -1,33 +1,19 @@
-//! What every kind of link must do for a [`Connection`], checked on each of them.
+//! Connections: frames over every kind of link.
 
-use std::net::{TcpListener, TcpStream};
-use std::time::{Duration, Instant};
+use std::io::IoSlice;
 
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::PollFlags;
 
-use super::*;
+use super::{await_fd, offer, tcp, unix, Ends};
 use crate::ids::{Gfn, PAGE_BYTES};
+use crate::link::session::{SessionError, Side, Stamp};
+use crate::link::{Connection, Flushed, LinkError};
 use crate::protocol::{Access, Message, Txn};
 use crate::wire::{self, Body};
 
-const HANG: Duration = Duration::from_secs(20);
-
-fn tcp_pair() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-    let near = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
-    (near, listener.accept().expect("accept").0)
-}
-
-/// A kind of link, and two connected ones of it.
-type Pair = (&'static str, Box<dyn Link>, Box<dyn Link>);
-
-/// A pair of each kind.
-fn pairs() -> Vec<Pair> {
-    let (near, far) = tcp_pair();
-    let tcp = (TcpLink::new(near).expect("link"), TcpLink::new(far).expect("link"));
-    let (near, far) = UnixStream::pair().expect("pair");
-    let unix = (UnixLink::new(near).expect("link"), UnixLink::new(far).expect("link"));
-    vec![("tcp", Box::new(tcp.0), Box::new(tcp.1)), ("unix", Box::new(unix.0), Box::new(unix.1))]
+/// A pair of each kind, with its name.
+fn pairs() -> [(&'static str, Ends); 2] {
+    [("tcp", tcp()), ("unix", unix())]
 }
 
 fn request(gfn: u64) -> Message {
@@ -45,33 +31,23 @@ fn fill_page(page: &mut [u8; PAGE_BYTES], seed: u64) -> Result<(), ()> {
     Ok(())
 }
 
-/// Waits until the link can do what `flags` say.
-fn wait_for(connection: &Connection, flags: PollFlags) {
-    let fd = connection.descriptor();
-    let timeout = HANG.try_into().expect("fits");
-    let ready = rustix::event::poll(&mut [PollFd::new(&fd, flags)], Some(&timeout)).expect("poll");
-    assert_eq!(ready, 1, "the link is not ready");
-}
-
 /// What the test expects of the next frame.
 type Seen = (Message, Body, Option<Vec<u8>>);
 
 fn take(connection: &mut Connection) -> Result<Seen, LinkError> {
-    let start = Instant::now();
     loop {
         if let Some(frame) = connection.next_frame()? {
             return Ok((frame.message, frame.body, frame.page.map(|page| page.to_vec())));
         }
-        assert!(start.elapsed() < HANG, "no frame came");
-        wait_for(connection, PollFlags::IN);
+        await_fd(connection.descriptor().expect("a link"), PollFlags::IN);
         connection.fill()?;
     }
 }
 
 #[test]
 fn frames_and_pages_come_out_as_they_went_in() {
-    for (name, near, far) in pairs() {
-        let (mut near, mut far) = (Connection::new(near), Connection::new(far));
+    for (name, (near, far)) in pairs() {
+        let (mut near, mut far) = (Connection::new(near, Side::Dials), Connection::new(far, Side::Accepts));
         near.queue(&request(1)).expect("room");
         near.queue_page(&grant(2), |page| fill_page(page, 2)).expect("room").expect("read");
         near.queue_page(&grant(3), |_| Ok::<(), ()>(())).expect("room").expect("read");
@@ -95,14 +71,14 @@ fn frames_and_pages_come_out_as_they_went_in() {
 
 #[test]
 fn a_frame_in_pieces_is_put_together() {
-    for (name, mut near, far) in pairs() {
-        let mut far = Connection::new(far);
+    for (name, (mut near, far)) in pairs() {
+        let mut far = Connection::new(far, Side::Accepts);
         let mut bytes = wire::encode(&grant(9), false).to_vec();
         bytes.extend(std::iter::repeat_n(0xa5, PAGE_BYTES));
         for piece in bytes.chunks(1000) {
             assert!(far.next_frame().expect("no error").is_none(), "{name}: the frame is not whole yet");
-            assert_eq!(near.send(piece).expect("send"), piece.len());
-            wait_for(&far, PollFlags::IN);
+            assert_eq!(offer(&mut *near, &[IoSlice::new(piece)]), piece.len());
+            await_fd(far.descriptor().expect("a link"), PollFlags::IN);
             far.fill().expect("fill");
         }
         assert_eq!(take(&mut far).expect("frame"), (grant(9), Body::Page, Some(vec![0xa5; PAGE_BYTES])));
@@ -111,8 +87,8 @@ fn a_frame_in_pieces_is_put_together() {
 
 #[test]
 fn what_the_link_does_not_take_waits_in_order() {
-    for (name, near, far) in pairs() {
-        let (mut near, mut far) = (Connection::new(near), Connection::new(far));
+    for (name, (near, far)) in pairs() {
+        let (mut near, mut far) = (Connection::new(near, Side::Dials), Connection::new(far, Side::Accepts));
         let frames = 3000;
         let mut taken = 0;
         for gfn in 0..frames {
@@ -123,23 +99,30 @@ fn what_the_link_does_not_take_waits_in_order() {
                 taken += 1;
             }
         }
-        assert!(near.counts().blocked > 0, "{name}: the test must fill the socket");
+        assert!(near.counts().blocked > 0, "{name}: the test must fill the link");
         while taken < frames {
             let _ = near.flush().expect("flush");
             let (message, _, page) = take(&mut far).expect("frame");
+            far.confirm().expect("room");
+            let _ = far.flush().expect("flush");
             let mut expected = [0; PAGE_BYTES];
             fill_page(&mut expected, taken + 1).expect("always");
             assert_eq!((message, page), (grant(taken), Some(expected.to_vec())), "{name}");
             taken += 1;
         }
-        assert!(!near.has_queued());
+        // Confirmed by the way, without a frame of the peer's that says anything else.
+        far.confirm().expect("room");
+        let _ = far.flush().expect("flush");
+        near.fill().expect("fill");
+        assert!(near.next_frame().expect("no error").is_none());
+        assert!(far.counts().idle_out > 0 && near.session().unconfirmed_bytes() < 1 << 20, "{name}");
     }
 }
 
 #[test]
 fn a_peer_that_does_not_read_is_given_up() {
-    for (name, near, _far) in pairs() {
-        let mut near = Connection::new(near);
+    for (name, (near, _far)) in pairs() {
+        let mut near = Connection::new(near, Side::Dials);
         let mut queued = 0;
         let error = loop {
             match near.queue_page(&grant(queued), |page| fill_page(page, 1)) {
@@ -150,14 +133,14 @@ fn a_peer_that_does_not_read_is_given_up() {
             queued += 1;
             assert!(queued < 100_000, "{name}: the outbox is not bounded");
         };
-        assert!(matches!(error, LinkError::Congested { .. }), "{name}: {error}");
+        assert!(matches!(error, LinkError::Session(SessionError::Congested { .. })), "{name}: {error}");
     }
 }
 
 #[test]
 fn a_page_that_cannot_be_read_sends_nothing() {
-    for (_, near, far) in pairs() {
-        let (mut near, mut far) = (Connection::new(near), Connection::new(far));
+    for (_, (near, far)) in pairs() {
+        let (mut near, mut far) = (Connection::new(near, Side::Dials), Connection::new(far, Side::Accepts));
         assert_eq!(near.queue_page(&grant(1), |_| Err("gone")).expect("room"), Err("gone"));
         near.queue(&request(2)).expect("room");
         assert_eq!(near.flush().expect("flush"), Flushed::All);
@@ -166,14 +149,31 @@ fn a_page_that_cannot_be_read_sends_nothing() {
 }
 
 #[test]
+fn a_frame_that_is_not_the_next_one_is_refused() {
+    for (name, (mut near, far)) in pairs() {
+        let mut far = Connection::new(far, Side::Accepts);
+        let mut frame = wire::encode(&request(1), false);
+        for _ in 0..2 {
+            // Twice the same, or one that was left out before: the position says it.
+            assert_eq!(offer(&mut *near, &[IoSlice::new(&frame)]), 32);
+        }
+        assert_eq!(take(&mut far).expect("the first").0, request(1));
+        let gap = SessionError::Gap { expected: 32, found: 0 };
+        assert!(matches!(take(&mut far), Err(LinkError::Session(error)) if error == gap), "{name}");
+        frame[wire::SEQ_OFFSET] = 32;
+        assert_eq!(super::super::connection::stamp_of(&frame), Stamp { seq: 32, ack: 0 });
+    }
+}
+
+#[test]
 fn a_closed_link_and_a_bad_frame_are_errors() {
-    for (name, mut near, far) in pairs() {
-        let mut far = Connection::new(far);
-        assert!(near.send(&[0xff; 32]).is_ok());
+    for (name, (mut near, far)) in pairs() {
+        let mut far = Connection::new(far, Side::Accepts);
+        assert_eq!(offer(&mut *near, &[IoSlice::new(&[0xff; 32])]), 32);
         assert!(matches!(take(&mut far), Err(LinkError::Frame(_))), "{name}");
     }
-    for (name, near, far) in pairs() {
-        let mut far = Connection::new(far);
+    for (name, (near, far)) in pairs() {
+        let mut far = Connection::new(far, Side::Accepts);
         drop(near);
         assert!(matches!(take(&mut far), Err(LinkError::Closed | LinkError::Broken(_))), "{name}");
     }
@@ -181,8 +181,8 @@ fn a_closed_link_and_a_bad_frame_are_errors() {
 
 #[test]
 fn reading_an_idle_link_does_not_block() {
-    for (name, near, _far) in pairs() {
-        let mut near = Connection::new(near);
+    for (name, (near, _far)) in pairs() {
+        let mut near = Connection::new(near, Side::Dials);
         near.fill().expect("nothing is no error");
         assert!(near.next_frame().expect("no error").is_none(), "{name}");
     }
