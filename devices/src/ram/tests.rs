@@ -55,7 +55,7 @@ fn a_nodes_memory_is_lent_once_it_has_a_pager() {
         nodes: 1,
         preloaded: vec![],
         lease: LeasePolicy::default(),
-        habits: HabitPolicy::default(),
+        habits: HabitPolicy::OFF,
         tracking: Tracking::Off,
         ahead: AskAhead::Off,
     };

@@ -12,7 +12,7 @@ use super::cluster::{Cluster, Parcel, Shape, SEGMENT};
 use super::host::Packet;
 use crate::ids::{Extent, Gfn, NodeId, EXTENT_PAGES, PAGE_BYTES};
 use crate::layout::{Layout, Region};
-use crate::protocol::{self, HabitPolicy, LeasePolicy};
+use crate::protocol::{self, LeasePolicy};
 use crate::release::{Access, Event, PageIndex, Ticket, VcpuIndex};
 use crate::wire::FRAME_BYTES;
 
@@ -106,7 +106,7 @@ impl Strict {
             nodes,
             layout: Layout::new(vec![region]).expect("whole extents").into(),
             lease: LeasePolicy { base_us: 0, max_us: 0 },
-            habits: HabitPolicy::OFF,
+            habits: protocol::HabitPolicy::OFF,
             preloaded: vec![],
         };
         let node = |me| protocol::Node::new(protocol::NodeConfig { me: NodeId(me), ..config.clone() });

@@ -11,7 +11,7 @@ use crate::lab::LabSpec;
 /// Memory of the guests, in MiB, unless their size is what is tested.
 pub const GUEST_MIB: u64 = 384;
 /// Memory of the small hosts, in MiB: less than the large guest has.
-const SMALL_HOST_MIB: u64 = 768;
+const SMALL_HOST_MIB: u64 = 672;
 
 /// The name of the bare-metal payload among the files of the hosts.
 pub const PAYLOAD: &str = "payload";
