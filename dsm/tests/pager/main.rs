@@ -6,5 +6,6 @@
 mod coherence;
 mod cuts;
 mod life;
+mod merges;
 mod network;
 mod support;
