@@ -5,6 +5,7 @@
 
 mod coherence;
 mod cuts;
+mod hostile;
 mod life;
 mod merges;
 mod network;

@@ -184,6 +184,19 @@ fn a_second_order_before_the_first_is_obeyed_and_an_order_in_the_middle_of_ones_
 }
 
 #[test]
+fn answers_in_the_middle_of_an_order_that_is_not_obeyed_yet() {
+    let mut cluster = owned_by(4, 1);
+    make(&mut cluster, 2, Read);
+    cluster.step(0, 2, Event::Borrow { gfn: PAGE, access: Read }, None).expect("allowed");
+    ask(&mut cluster, 3, Write);
+    cluster.deliver(0, 3, 0).expect("allowed");
+    cluster.deliver(0, 0, 2).expect("allowed");
+    ask(&mut cluster, 2, Write);
+    is_unexpected(&refuse(&cluster, 2, 0, grant(5, Write, false, 0)), "not obeyed yet");
+    is_unexpected(&refuse(&cluster, 2, 1, invalidated(5)), "not obeyed yet");
+}
+
+#[test]
 fn grants_that_are_not_what_was_asked_for() {
     let mut cluster = owned_by(4, 1);
     ask(&mut cluster, 2, Write);
