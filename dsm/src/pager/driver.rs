@@ -13,6 +13,7 @@ use rustix::event::Timespec;
 use rustix::io::Errno;
 
 use super::ahead::{self, Ahead};
+use super::arrivals::Arrivals;
 use super::borrow::{BorrowRequest, Lent, PageSet, Tickets};
 use super::hot::HotPages;
 use super::links::{Links, Resume};
@@ -62,6 +63,7 @@ pub(super) struct Driver {
     received: Box<[u8; PAGE_BYTES]>,
     waiting: WaitingFaults,
     hot: HotPages,
+    arrivals: Arrivals,
     /// None: nothing is asked for ahead.
     ahead: Option<Ahead>,
     asked_ahead: u64,
@@ -107,6 +109,7 @@ impl Driver {
             received: Box::new([0; PAGE_BYTES]),
             waiting: WaitingFaults::default(),
             hot,
+            arrivals: Arrivals::default(),
             ahead,
             asked_ahead: 0,
             step: 0,
@@ -324,6 +327,7 @@ impl Driver {
                     (Contents::Received, Body::ZeroPage) | (Contents::Zero, _) => Bytes::Zero,
                     (Contents::Received, Body::None) => return Err(here(format!("no page came for {gfn}"))),
                 };
+                self.arrivals.record(self.waiting.kind_of(gfn), contents, body);
                 let waiters = if wake { Waiters::Wake } else { Waiters::Leave };
                 self.pages.install(gfn, bytes, rights, waiters).map_err(failed_here)?;
                 match (wake, rights) {
@@ -393,6 +397,7 @@ impl Driver {
             discards: self.pages.discards(),
             forgotten_tables: self.pages.forgotten(),
             asked_ahead: self.asked_ahead,
+            arrivals: self.arrivals,
             hottest: self.hot.hottest(self.pages.memory().layout()),
             resident_bytes: self.pages.memory().resident_bytes(),
             protocol: self.node.counters(),
