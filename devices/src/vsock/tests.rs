@@ -13,6 +13,8 @@ use super::packet::{Head, Op, HEAD_BYTES, NO_RECEIVE, NO_SEND, STREAM};
 use super::*;
 use crate::virtio::testing::{wait_until, DriverQueue, Rig, BUFFERS, HANG};
 
+mod fuzz;
+
 const CID: u32 = 7;
 /// Where packets of the guest are made.
 const OUT: u64 = BUFFERS;
