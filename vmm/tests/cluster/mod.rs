@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use kvm_ioctls::Kvm;
+use tessera_devices::ram::NodeRam;
 use tessera_devices::GuestEnd;
 use tessera_dsm::memory::NodeMemory;
 use tessera_dsm::pager::{AskAhead, Pager, PagerConfig, PagerHooks, Tracking};
@@ -20,8 +21,11 @@ use tessera_dsm::protocol::{HabitPolicy, LeasePolicy, MergePolicy};
 use tessera_dsm::NodeId;
 use tessera_migration::VcpuId;
 use tessera_vmm::boot::{self, BootSpec, BootVcpu};
+use tessera_vmm::control::devices::DeviceSpec;
 use tessera_vmm::cpuid;
-use tessera_vmm::machine::{Machine, MachineEvents, MachineSpec, PeerLost, PeerMessage, PeerSink, VcpuSpec};
+use tessera_vmm::machine::{
+    HomeDevices, Machine, MachineEvents, MachineSpec, PeerLost, PeerMessage, PeerSink, VcpuSpec,
+};
 
 #[path = "../../../dsm/tests/pager/network.rs"]
 pub mod network;
@@ -53,6 +57,8 @@ pub struct ClusterSpec {
     pub meddler: Option<Meddler>,
     /// What the data connections go over; plain loopback if absent.
     pub network: Option<Arc<Network>>,
+    /// Devices of the home node.
+    pub devices: Vec<DeviceSpec>,
 }
 
 impl ClusterSpec {
@@ -66,6 +72,7 @@ impl ClusterSpec {
             memory_mib: 64,
             meddler: None,
             network: None,
+            devices: Vec::new(),
         }
     }
 
@@ -229,7 +236,11 @@ impl Cluster {
                 tsc_khz,
                 tsc_offset_ticks,
             };
-            let machine = Machine::new(machine_spec, &memory, Arc::new(wires), Arc::clone(&listener) as _)
+            let ram = Arc::new(NodeRam::new(&memory));
+            let own = if me == NodeId::HOME { spec.devices.as_slice() } else { &[] };
+            let devices = HomeDevices::open(own, Arc::clone(&ram)).expect("devices");
+            let listens = Arc::clone(&listener) as _;
+            let machine = Machine::with_devices(machine_spec, &memory, Arc::new(wires), listens, devices)
                 .expect("machine");
             let resume = spec.network.as_ref().map(|network| network.resume(me));
             let hooks = PagerHooks { on_failure, tables: machine.take_table_cache(), resume };
@@ -238,6 +249,7 @@ impl Cluster {
             if let Some(network) = &spec.network {
                 network.serve(me, &pager);
             }
+            ram.serve(Arc::clone(&pager));
             let reader = Some(read(inbox, Arc::clone(&machine)));
             built.push(Node { machine, pager, memory, reader });
         }

@@ -6,11 +6,13 @@ mod bench;
 mod bench_bulk;
 mod bench_fault;
 mod bench_fill;
+mod hostile;
 mod ipi;
 mod latency;
 mod litmus;
 mod memory;
 mod moves;
+mod pci;
 mod time;
 
 use crate::runtime::exit::{fail, Status};
@@ -43,6 +45,10 @@ const TESTS: &[(&str, Test)] = &[
     ("bench_scan", bench_bulk::bench_scan),
     ("bench_private", bench_bulk::bench_private),
     ("bench_rate", bench_bulk::bench_rate),
+    ("pci", pci::pci),
+    ("disk", pci::disk),
+    ("registers", hostile::registers),
+    ("rings", hostile::rings),
 ];
 
 /// Runs the test of that name; an unknown name ends the run.
