@@ -21,6 +21,7 @@
 //! and failures are ignored from then on. [`NodeMemory`] outlives the pager, and KVM's memory slots.
 
 mod ahead;
+mod batch;
 mod borrow;
 mod driver;
 mod hot;

@@ -8,4 +8,5 @@ mod cuts;
 mod hostile;
 mod life;
 mod network;
+mod scan;
 mod support;
