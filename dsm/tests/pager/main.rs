@@ -7,6 +7,7 @@ mod coherence;
 mod cuts;
 mod hostile;
 mod life;
+mod merges;
 mod network;
 mod scan;
 mod support;

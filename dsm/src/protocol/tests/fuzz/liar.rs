@@ -40,6 +40,7 @@ fn about(mut message: Message, pages: Pages) -> Message {
     match &mut message {
         Message::Request { gfn, .. }
         | Message::GrantExtent { gfn, .. }
+        | Message::Merge { gfn, .. }
         | Message::AlreadyYours { gfn }
         | Message::Recall { gfn, .. }
         | Message::Invalidate { gfn, .. }

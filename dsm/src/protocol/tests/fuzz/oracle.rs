@@ -54,6 +54,7 @@ pub fn judge(nodes: &[Node], to: usize, message: &Message) -> Judgement {
             node.wanted.get(gfn).is_some() && (home != to || ordered)
         }
         Message::GrantExtent { .. }
+        | Message::Merge { .. }
         | Message::AlreadyYours { .. }
         | Message::Recall { .. }
         | Message::Invalidate { .. }
