@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::batch::Came;
 use crate::ids::PAGE_BYTES;
 use crate::protocol::Contents;
 use crate::uffd::FaultKind;
-use crate::wire::Body;
 
 /// Pages that came for one reason.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
@@ -27,9 +27,9 @@ impl Arrived {
         self.zero_pages += other.zero_pages;
     }
 
-    fn count(&mut self, contents: Contents, body: Body) {
-        match (contents, body) {
-            (Contents::Received, Body::Page) => self.pages += 1,
+    fn count(&mut self, contents: Contents, came: Came) {
+        match (contents, came) {
+            (Contents::Received, Came::Staged(_)) => self.pages += 1,
             _ => self.zero_pages += 1,
         }
     }
@@ -59,14 +59,14 @@ impl Arrivals {
     }
 
     /// A page came; `waiting` is the fault that waits for it.
-    pub(super) fn record(&mut self, waiting: Option<FaultKind>, contents: Contents, body: Body) {
+    pub(super) fn record(&mut self, waiting: Option<FaultKind>, contents: Contents, came: Came) {
         let class = match waiting {
             Some(FaultKind::MissingRead) => &mut self.read,
             Some(FaultKind::MissingWrite) => &mut self.write,
             Some(FaultKind::WriteProtected) => &mut self.upgrade,
             None => &mut self.ahead,
         };
-        class.count(contents, body);
+        class.count(contents, came);
     }
 }
 
@@ -77,10 +77,10 @@ mod tests {
     #[test]
     fn pages_are_counted_by_what_they_came_for_and_zeros_have_no_bytes() {
         let mut arrivals = Arrivals::default();
-        arrivals.record(Some(FaultKind::MissingRead), Contents::Received, Body::Page);
-        arrivals.record(Some(FaultKind::MissingRead), Contents::Received, Body::ZeroPage);
-        arrivals.record(Some(FaultKind::MissingWrite), Contents::Zero, Body::None);
-        arrivals.record(None, Contents::Received, Body::Page);
+        arrivals.record(Some(FaultKind::MissingRead), Contents::Received, Came::Staged(0));
+        arrivals.record(Some(FaultKind::MissingRead), Contents::Received, Came::Zeros);
+        arrivals.record(Some(FaultKind::MissingWrite), Contents::Zero, Came::Nothing);
+        arrivals.record(None, Contents::Received, Came::Staged(0));
         assert_eq!(arrivals.read, Arrived { pages: 1, zero_pages: 1 });
         assert_eq!(arrivals.write, Arrived { pages: 0, zero_pages: 1 });
         assert_eq!(arrivals.ahead.bytes(), PAGE_BYTES as u64);

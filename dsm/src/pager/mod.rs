@@ -22,6 +22,7 @@
 
 mod ahead;
 mod arrivals;
+mod batch;
 mod borrow;
 mod driver;
 mod hot;
