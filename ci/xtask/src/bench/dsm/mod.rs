@@ -126,3 +126,14 @@ fn payload(options: &Args) -> Result<Summary> {
     }
     Ok(Summary::of(options.scan, &rounds))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_measured_is_not_in_the_last_line() {
+        let line = Line { bench: "dsm", payload: None, postcopy: None, stock: None };
+        assert_eq!(serde_json::to_string(&line).unwrap(), r#"{"bench":"dsm"}"#);
+    }
+}

@@ -20,7 +20,7 @@ const FRAME_RECORD: u64 = 64;
 /// What an entry of a middle table maps.
 const MIDDLE: u64 = 2 << 20;
 /// Symbols of a page that are named; a page of text has dozens.
-const NAMED_MAX: usize = 12;
+const NAMED_MAX: usize = 48;
 
 /// What a kernel tells of itself while it runs.
 pub trait Kernel {

@@ -6,7 +6,7 @@ use super::{Boot, Boots, HotPage};
 use crate::bench::table::Table;
 
 /// Symbols of a page that people are shown.
-const SHOWN: usize = 3;
+const SHOWN: usize = 16;
 
 impl fmt::Display for Boots {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -46,7 +46,10 @@ fn over(f: &mut fmt::Formatter<'_>, boot: &Boot) -> fmt::Result {
     for HotPage { frame, reads, writes, name } in &boot.hottest {
         let shown = name.symbols.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(" ");
         let more = if name.symbols.len() > SHOWN { " ..." } else { "" };
-        writeln!(f, "{frame:>8x}  {reads:>6} read  {writes:>6} written  {}  {shown}{more}", name.part)?;
+        writeln!(f, "{frame:>8x}  {reads:>6} read  {writes:>6} written  {}", name.part)?;
+        if !name.symbols.is_empty() {
+            writeln!(f, "          {shown}{more}")?;
+        }
     }
     Ok(())
 }
