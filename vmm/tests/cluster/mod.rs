@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 use kvm_ioctls::Kvm;
 use tessera_devices::GuestEnd;
+use tessera_dsm::layout::Layout;
+use tessera_dsm::link::{Link, TcpLink};
 use tessera_dsm::memory::NodeMemory;
 use tessera_dsm::pager::{AskAhead, Pager, PagerConfig, PagerHooks, Tracking};
 use tessera_dsm::protocol::LeasePolicy;
@@ -37,15 +39,26 @@ pub enum Verdict {
 /// Decides about control messages: from, to, message.
 pub type Meddler = Arc<dyn Fn(NodeId, NodeId, &PeerMessage) -> Verdict + Send + Sync>;
 
+/// A node's links to its peers.
+pub type Links = Vec<(NodeId, Box<dyn Link>)>;
+
+/// Puts something between a node's pager and its peers: whose pager, the guest's layout, the connections.
+pub type LinkMaker = Arc<dyn Fn(NodeId, &Layout, Vec<(NodeId, TcpStream)>) -> Links + Send + Sync>;
+
 /// What to run.
 pub struct ClusterSpec {
     pub payload: &'static str,
     pub cmdline: String,
+    /// What the guest finds as its initramfs.
+    pub initramfs: Option<PathBuf>,
     /// The node of each vCPU.
     pub vcpus: Vec<u8>,
     pub nodes: u8,
     pub memory_mib: u64,
+    pub lease: LeasePolicy,
+    pub ahead: AskAhead,
     pub meddler: Option<Meddler>,
+    pub links: Option<LinkMaker>,
 }
 
 impl ClusterSpec {
@@ -54,10 +67,14 @@ impl ClusterSpec {
         ClusterSpec {
             payload: "tessera-payload",
             cmdline: cmdline.into(),
+            initramfs: None,
             vcpus: (0..vcpus).map(|index| (index % usize::from(nodes)) as u8).collect(),
             nodes,
             memory_mib: 64,
+            lease: LeasePolicy::default(),
+            ahead: AskAhead::On,
             meddler: None,
+            links: None,
         }
     }
 
@@ -174,7 +191,7 @@ impl Cluster {
         let apics: Vec<String> = vcpus.iter().map(|vcpu| vcpu.apic_id.to_string()).collect();
         let boot_spec = BootSpec {
             kernel: File::open(payload_path(spec.payload)).expect("payload"),
-            initramfs: None,
+            initramfs: spec.initramfs.as_ref().map(|path| File::open(path).expect("initramfs")),
             cmdline: format!("apic={} tsc_khz={tsc_khz} {}", apics.join(","), spec.cmdline),
             vcpus: vcpus.iter().map(|v| BootVcpu { apic_id: v.apic_id, node: v.node }).collect(),
         };
@@ -191,9 +208,9 @@ impl Cluster {
                 me,
                 nodes: spec.nodes,
                 preloaded: image.written.clone(),
-                lease: LeasePolicy::default(),
+                lease: spec.lease,
                 tracking,
-                ahead: AskAhead::On,
+                ahead: spec.ahead,
             };
             let hears = Arc::clone(&listener);
             let on_failure = Box::new(move |failure: tessera_dsm::pager::PagerFailure| {
@@ -216,8 +233,12 @@ impl Cluster {
             let machine = Machine::new(machine_spec, &memory, Arc::new(wires), Arc::clone(&listener) as _)
                 .expect("machine");
             let hooks = PagerHooks { on_failure, tables: machine.take_table_cache() };
-            let pager = Pager::start(config, Arc::clone(&memory), std::mem::take(&mut mesh[index]), hooks)
-                .expect("pager");
+            let streams = std::mem::take(&mut mesh[index]);
+            let links = match &spec.links {
+                Some(make) => make(me, &layout, streams),
+                None => plain_links(streams),
+            };
+            let pager = Pager::start_with_links(config, Arc::clone(&memory), links, hooks).expect("pager");
             let reader = Some(read(inbox, Arc::clone(&machine)));
             built.push(Node { machine, pager, memory, reader });
         }
@@ -273,6 +294,15 @@ impl Cluster {
     pub fn ended(&self) -> bool {
         let seen = self.listener.seen.lock().expect("no panic");
         seen.end.is_some() || !seen.failures.is_empty()
+    }
+
+    /// Lets the pagers run before everything else of this machine: its cores are busy with vCPUs that wait by spinning.
+    pub fn real_time(&self) {
+        for node in &self.nodes {
+            if let Err(error) = node.pager.set_real_time() {
+                println!("the pagers stay ordinary threads: {error}");
+            }
+        }
     }
 
     /// Waits until the console shows `text`.
@@ -356,6 +386,12 @@ fn mesh(nodes: usize) -> Vec<Vec<(NodeId, TcpStream)>> {
         }
     }
     mesh
+}
+
+/// The connections as they are.
+pub fn plain_links(streams: Vec<(NodeId, TcpStream)>) -> Links {
+    let link = |stream| Box::new(TcpLink::new(stream).expect("socket options")) as Box<dyn Link>;
+    streams.into_iter().map(|(peer, stream)| (peer, link(stream))).collect()
 }
 
 fn tsc_khz(kvm: &Kvm) -> u32 {

@@ -14,7 +14,8 @@ use super::exit::{fail, Status};
 pub const PAGE_BYTES: u64 = 4096;
 /// Memory above this is left alone; the page tables that map it would take too long to build.
 pub const MAPPED_LIMIT: u64 = 64 << 30;
-const STRIPES: usize = 8;
+/// How many stripes memory is divided into.
+pub const STRIPES: usize = 8;
 const RANGES: usize = 16;
 
 /// A page of words. All sharing between CPUs goes through words of such pages.
@@ -64,12 +65,13 @@ unsafe extern "C" {
 }
 
 impl Arena {
-    /// Takes all usable memory above the image, up to [`MAPPED_LIMIT`].
+    /// Takes all usable memory above the image, up to [`MAPPED_LIMIT`], but for the initramfs.
     pub fn new(zero_page: ZeroPage) -> Self {
         let first = (&raw const image_end) as u64;
         let mut ranges = [Range::default(); RANGES];
         let mut count = 0;
-        for range in zero_page.memory() {
+        let taken = zero_page.initramfs();
+        for range in zero_page.memory().flat_map(|range| without(range, taken)) {
             let start = range.start.max(first).next_multiple_of(PAGE_BYTES);
             let end = range.end.min(MAPPED_LIMIT) & !(PAGE_BYTES - 1);
             if start < end && count < RANGES {
@@ -96,6 +98,13 @@ impl Arena {
     /// `count` pages of zeros, adjacent, all from one stripe.
     pub fn pages(&self, count: usize) -> &'static [Page] {
         let pages = self.untouched(count);
+        pages.iter().for_each(Page::clear);
+        pages
+    }
+
+    /// `count` pages of zeros, adjacent, from that stripe (from 0 up to [`STRIPES`]), whatever the choice of homes.
+    pub fn pages_of(&self, stripe: usize, count: usize) -> &'static [Page] {
+        let pages = self.take(stripe % STRIPES, count as u64 * PAGE_BYTES, PAGE_BYTES);
         pages.iter().for_each(Page::clear);
         pages
     }
@@ -137,6 +146,16 @@ impl Arena {
         // valid words.
         unsafe { core::slice::from_raw_parts(start as *const Page, (bytes / PAGE_BYTES) as usize) }
     }
+}
+
+/// What is left of `range` on either side of `taken`.
+fn without(range: Range, taken: Range) -> [Range; 2] {
+    if taken.start >= taken.end {
+        return [range, Range::default()];
+    }
+    let below = Range { start: range.start, end: range.end.min(taken.start) };
+    let above = Range { start: range.start.max(taken.end), end: range.end };
+    [below, above]
 }
 
 /// The part of the ranges, laid end to end, that starts at `offset`: as much of `length` as lies in one
