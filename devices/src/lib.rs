@@ -10,14 +10,20 @@
 //! place where nothing is reads all ones and writes nothing, like a PC.
 
 pub mod absent;
+pub mod block;
 pub mod bus;
 pub mod cmos;
+pub mod console;
+pub mod entropy;
 mod events;
 pub mod ioapic;
 pub mod payload;
+pub mod pci;
 pub mod platform;
 pub mod power;
+pub mod ram;
 pub mod serial;
+pub mod virtio;
 
 pub use bus::{Bus, BusDevice, BusError};
 pub use events::{GuestEnd, Msi, MsiSink, PlatformEvents};

@@ -2,6 +2,7 @@
 //!
 //! - [`protocol`]: who may read and write which page, as a pure state machine: events and time in, actions
 //!   out. No clock, socket, thread or guest memory in it.
+//! - [`release`]: shared segments with eager release consistency, likewise pure.
 //! - [`wire`]: the protocol's messages as bytes.
 //! - [`memory`]: this node's guest memory: one memfd, mapped once for the guest and once for us.
 //! - [`pager`]: the thread that drives the protocol from userfaultfd and from its links.
@@ -13,6 +14,7 @@ pub mod link;
 pub mod memory;
 pub mod pager;
 pub mod protocol;
+pub mod release;
 pub mod uffd;
 pub mod wire;
 

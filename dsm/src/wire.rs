@@ -11,8 +11,8 @@
 //! | 8 | 8 | guest frame number |
 //! | 16 | 4 | transaction |
 //! | 20 | 4 | turn |
-//! | 24 | 4 | sequence number, for the link ([`SEQ_OFFSET`]) |
-//! | 28 | 4 | acknowledged sequence number, for the link ([`ACK_OFFSET`]) |
+//! | 24 | 4 | where the frame begins, for the link ([`SEQ_OFFSET`]) |
+//! | 28 | 4 | up to where its sender has received, for the link ([`ACK_OFFSET`]) |
 //!
 //! A field that a kind of message does not use is zero. [`decode`] refuses everything that [`encode`] cannot have
 //! made (the link's two fields may hold anything), so a frame has one meaning and a message one form.
@@ -28,9 +28,10 @@ use crate::protocol::{Access, Message, Turn, Txn};
 
 /// Bytes of a header.
 pub const FRAME_BYTES: usize = 32;
-/// Where the link may put its sequence number, 4 bytes little-endian. [`encode`] leaves it zero, [`decode`] ignores it.
+/// Where the link puts the frame's own position ([`crate::link::session`]), 4 bytes little-endian. [`encode`] leaves it
+/// zero, [`decode`] ignores it.
 pub const SEQ_OFFSET: usize = 24;
-/// Where the link may put the last sequence number that it has received, like [`SEQ_OFFSET`].
+/// Where the link puts the position up to which it has received, like [`SEQ_OFFSET`].
 pub const ACK_OFFSET: usize = 28;
 
 const FLAG_PAGE: u8 = 1;

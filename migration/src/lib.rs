@@ -2,11 +2,13 @@
 //!
 //! - [`context`]: everything that makes a vCPU, read from one KVM vCPU and written to another.
 //! - [`handover`]: who runs a vCPU while it moves: a pure two-phase state machine.
+//! - [`policy`]: what placement knows of hosts and memory, pure.
 //! - [`kvm_ext`]: the KVM calls that kvm-ioctls does not wrap on x86.
 
 pub mod context;
 pub mod handover;
 pub mod kvm_ext;
+pub mod policy;
 
 use std::fmt;
 

@@ -19,6 +19,7 @@ use kvm_bindings::{
     KVM_MAX_CPUID_ENTRIES, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS,
 };
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
+use tessera_devices::pci::PciRoot;
 use tessera_devices::{GuestEnd, Msi, MsiSink, Platform, PlatformEvents};
 use tessera_dsm::NodeId;
 use tessera_vmm::boot::{self, entry, BootSpec, BootVcpu};
@@ -184,7 +185,8 @@ fn start() -> Result<()> {
 
     let kvm = Kvm::new()?;
     let vm = Arc::new(Vm(create_vm(&kvm, memory)?));
-    let platform = Arc::new(Platform::new(vm.clone(), Arc::new(Terminal)));
+    let platform = Platform::new(vm.clone(), Arc::new(Terminal));
+    let platform = Arc::new(platform.with_pci(PciRoot::default(), boot::pci_window(&layout))?);
     let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?;
     let levelled = cpuid::levelled(&[supported.as_slice().to_vec()])?;
     let ids: Vec<(u32, NodeId)> = cpuid::apic_ids(&arguments.vcpus_per_node)?;
@@ -205,7 +207,10 @@ fn start() -> Result<()> {
     let spec = BootSpec {
         kernel: boot::open("kernel", Path::new(&arguments.kernel))?,
         initramfs: initramfs.transpose()?,
-        cmdline: boot::cmdline::compose(&arguments.cmdline, tsc_khz),
+        cmdline: boot::cmdline::compose(
+            &arguments.cmdline,
+            &boot::cmdline::Guest { tsc_khz, vcpus: ids.len(), hosts: 1 },
+        ),
         vcpus: ids.iter().map(|&(apic_id, node)| BootVcpu { apic_id, node }).collect(),
     };
     let image = boot::load(memory, &layout, &spec)?;

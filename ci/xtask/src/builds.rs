@@ -20,8 +20,31 @@ pub struct Program {
 pub const AGENT: Program = Program { package: "tessera-lab-agent", binary: "tessera-lab-agent" };
 /// Tessera itself.
 pub const TESSERA: Program = Program { package: "tessera", binary: "tessera" };
+/// What a page fault costs at least.
+pub const FLOOR: Program = Program { package: "tessera-floor", binary: "tessera-floor" };
 /// The first process of a stock guest.
 pub const GUEST_INIT: Program = Program { package: "tessera-guest-programs", binary: "tessera-guest-init" };
+
+/// The payloads' own workspace.
+pub const PAYLOAD_MANIFEST: &str = "guest/payload/Cargo.toml";
+/// The bare-metal payload's file name.
+pub const PAYLOAD: &str = "tessera-payload";
+
+/// Builds the bare-metal payloads and gives their folder.
+///
+/// # Errors
+/// With the compiler's messages, when they do not build.
+pub fn payloads() -> Result<PathBuf> {
+    let target = paths::target().join("payload");
+    let step = Step::start("building the bare-metal payloads");
+    let mut command = cargo();
+    command.args(["build", "--release", "--manifest-path", PAYLOAD_MANIFEST, "--target-dir"]).arg(&target);
+    shell::output(&mut command)?;
+    let folder = target.join("release");
+    ensure!(folder.join(PAYLOAD).is_file(), "cargo built no payload in {}", folder.display());
+    step.done("done");
+    Ok(folder)
+}
 
 /// Cargo, as a command in the repository.
 pub fn cargo() -> Command {

@@ -5,9 +5,18 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, Context, Result};
 use serde_json::Value;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Launcher};
 use crate::lab::exec::Event;
 use crate::tessera::Report;
+
+/// What a reset does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnReset {
+    /// It ends the run, with status 10.
+    Exit,
+    /// The guest starts anew.
+    Restart,
+}
 
 /// What a guest is.
 #[derive(Clone, Debug)]
@@ -18,14 +27,22 @@ pub struct GuestSpec {
     pub hosts: usize,
     /// Its virtual CPUs.
     pub vcpus: u32,
+    /// How many of them start on each host; empty: evenly spread.
+    pub vcpus_per_host: Vec<u32>,
     /// Its memory, in MiB.
     pub memory_mib: u64,
     /// The cluster's name for its kernel.
     pub kernel: String,
-    /// The cluster's name for its initramfs.
-    pub initramfs: String,
+    /// The cluster's name for its initramfs, if it has one.
+    pub initramfs: Option<String>,
     /// What is added to its kernel command line.
     pub cmdline: String,
+    /// What a reset does.
+    pub on_reset: OnReset,
+    /// For how long a host may keep a page that it was granted, in microseconds; `tessera`'s default unless given.
+    pub lease_us: Option<u32>,
+    /// More options of `tessera run`.
+    pub options: Vec<String>,
     /// How long it may take.
     pub limit: Duration,
 }
@@ -116,9 +133,31 @@ pub trait Follower {
 /// # Errors
 /// When it cannot be started, or does not end in time.
 pub fn run(cluster: &Cluster, spec: &GuestSpec, follower: &mut dyn Follower) -> Result<Outcome> {
-    let addresses = cluster.addresses();
-    let hosts = addresses.get(..spec.hosts).with_context(|| format!("{} hosts wanted", spec.hosts))?;
-    let mut launcher = cluster.launch(&arguments(cluster, spec, hosts)?)?;
+    let mut launcher = cluster.launch(&spec.arguments(cluster)?)?;
+    launcher.end_input()?;
+    follow(cluster, spec, launcher, follower)
+}
+
+/// As [`run`]; this process's standard input is what is typed on the guest's console.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with_our_input(
+    cluster: &Cluster,
+    spec: &GuestSpec,
+    follower: &mut dyn Follower,
+) -> Result<Outcome> {
+    let mut launcher = cluster.launch(&spec.arguments(cluster)?)?;
+    launcher.pass_input()?;
+    follow(cluster, spec, launcher, follower)
+}
+
+fn follow(
+    cluster: &Cluster,
+    spec: &GuestSpec,
+    mut launcher: Launcher,
+    follower: &mut dyn Follower,
+) -> Result<Outcome> {
     let started = Instant::now();
     let mut watch = Watch { started, ready_at: None, outcome: Outcome::default(), line: Vec::new() };
     loop {
@@ -157,29 +196,57 @@ fn too_late(cluster: &Cluster, spec: &GuestSpec, outcome: &Outcome) -> String {
     )
 }
 
-fn arguments(cluster: &Cluster, spec: &GuestSpec, hosts: &[String]) -> Result<Vec<String>> {
-    let words = [
-        "run",
-        "--name",
-        &spec.name,
-        "--hosts",
-        &hosts.join(","),
-        "--kernel",
-        &cluster.file(&spec.kernel)?,
-        "--initramfs",
-        &cluster.file(&spec.initramfs)?,
-        "--cmdline",
-        &spec.cmdline,
-        "--cpus",
-        &format!("boot={}", spec.vcpus),
-        "--memory",
-        &format!("size={}M", spec.memory_mib),
-        "--report",
-        &cluster.report_path(),
-        "--on-reboot",
-        "exit",
-    ];
-    Ok(words.map(str::to_owned).to_vec())
+impl GuestSpec {
+    /// The arguments of `tessera` that start this guest on the first hosts of a cluster.
+    ///
+    /// # Errors
+    /// When the cluster has too few hosts, or lacks a file.
+    pub fn arguments(&self, cluster: &Cluster) -> Result<Vec<String>> {
+        let addresses = cluster.addresses();
+        let hosts = addresses.get(..self.hosts).with_context(|| format!("{} hosts wanted", self.hosts))?;
+        let words = [
+            "run",
+            "--name",
+            &self.name,
+            "--hosts",
+            &hosts.join(","),
+            "--kernel",
+            &cluster.file(&self.kernel)?,
+            "--cmdline",
+            &self.cmdline,
+            "--cpus",
+            &self.cpus(),
+            "--memory",
+            &format!("size={}M", self.memory_mib),
+            "--report",
+            &cluster.report_path(),
+            "--on-reboot",
+            match self.on_reset {
+                OnReset::Exit => "exit",
+                OnReset::Restart => "restart",
+            },
+            "--slow-clock",
+            &cluster.slow_clock().to_string(),
+        ];
+        let mut words = words.map(str::to_owned).to_vec();
+        if let Some(initramfs) = &self.initramfs {
+            words.extend(["--initramfs".to_owned(), cluster.file(initramfs)?]);
+        }
+        if let Some(lease_us) = self.lease_us {
+            words.extend(["--lease-us".to_owned(), lease_us.to_string()]);
+        }
+        words.extend(self.options.iter().cloned());
+        Ok(words)
+    }
+
+    /// The value of `--cpus`.
+    fn cpus(&self) -> String {
+        let per_host: Vec<String> = self.vcpus_per_host.iter().map(u32::to_string).collect();
+        match per_host.is_empty() {
+            true => format!("boot={}", self.vcpus),
+            false => format!("boot={},per-host=[{}]", self.vcpus, per_host.join(",")),
+        }
+    }
 }
 
 struct Watch {
@@ -229,7 +296,7 @@ impl Watch {
 }
 
 /// Appends, and keeps only the last few thousand bytes.
-fn keep_tail(kept: &mut String, more: &str) {
+pub(crate) fn keep_tail(kept: &mut String, more: &str) {
     const KEEP: usize = 8 << 10;
     kept.push_str(more);
     if kept.len() > 2 * KEEP {

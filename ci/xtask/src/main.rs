@@ -7,6 +7,7 @@ mod cleanup;
 mod cluster;
 mod debs;
 mod demo;
+mod dialogue;
 mod guest;
 mod images;
 mod initramfs;
@@ -19,6 +20,7 @@ mod qemu;
 mod setup;
 mod shell;
 mod sizes;
+mod soak;
 mod tessera;
 mod test;
 
@@ -49,6 +51,9 @@ enum Verb {
     /// Measure.
     #[command(subcommand)]
     Bench(bench::Verb),
+    /// What takes longer than a test may.
+    #[command(subcommand)]
+    Soak(soak::Verb),
     /// Remove what the lab keeps: kernels, images, logs, and folders of runs that were killed.
     CleanLab(clean::Args),
 }
@@ -72,6 +77,7 @@ fn run(verb: &Verb) -> Result<i32> {
         Verb::Demo(options) => demo::main(options),
         Verb::Test(options) => test::main(options),
         Verb::Bench(verb) => bench::main(verb),
+        Verb::Soak(verb) => soak::main(verb),
         Verb::CleanLab(options) => clean::main(options).map(|()| 0),
     }
 }

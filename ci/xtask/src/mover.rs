@@ -31,6 +31,8 @@ pub enum Begin {
     WhenUp,
     /// With the first byte on its console, while it boots: for guests that say nothing to us.
     AtFirstOutput,
+    /// With its first result: for guests whose first program prepares the others.
+    AtFirstResult,
 }
 
 /// What the moves were like.
@@ -156,6 +158,7 @@ impl Follower for Mover {
         match word {
             Word::Ready(_) => self.start(Begin::WhenUp),
             Word::Result(_) => {
+                self.start(Begin::AtFirstResult);
                 self.results_due = self.results_due.saturating_sub(1);
                 if self.results_due == 0 {
                     self.hold();

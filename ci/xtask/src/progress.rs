@@ -28,6 +28,14 @@ impl Step {
         Self { bar: Some(bar), what, started }
     }
 
+    /// Says what the step is at.
+    pub fn note(&self, at: &str) {
+        match &self.bar {
+            Some(bar) => bar.set_message(format!("{}: {at}", self.what)),
+            None => eprintln!("{}: {at} ...", self.what),
+        }
+    }
+
     /// Ends the step with a line that stays.
     pub fn done(self, result: &str) {
         if let Some(bar) = &self.bar {

@@ -17,6 +17,8 @@ use crate::shell;
 pub struct Spread {
     /// How many were counted.
     pub count: u64,
+    /// The mean.
+    pub mean_us: f64,
     /// The median.
     pub p50_us: u64,
     /// 99 of 100 were not above this.
@@ -26,6 +28,10 @@ pub struct Spread {
 /// Guest memory on a node.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 pub struct MemoryStats {
+    /// Pages that the node owns.
+    pub owned_pages: u64,
+    /// Pages of which it has a copy that it may only read.
+    pub copied_pages: u64,
     /// Bytes really in use.
     pub resident_bytes: u64,
 }
@@ -44,6 +50,17 @@ pub struct FaultStats {
 pub struct TrafficStats {
     /// Bytes sent.
     pub bytes_out: u64,
+    /// Messages sent.
+    pub messages_out: u64,
+}
+
+/// Moves of a node.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub struct MoveStats {
+    /// vCPUs that left.
+    pub left: u64,
+    /// Messages about moves that the node sent.
+    pub messages_sent: u64,
 }
 
 /// The figures of one node.
@@ -55,12 +72,39 @@ pub struct NodeStats {
     pub faults: Vec<FaultStats>,
     /// Data connections.
     pub traffic: TrafficStats,
+    /// Moves.
+    pub moves: MoveStats,
+}
+
+/// What `tessera stats` answers.
+#[derive(Clone, Debug, Deserialize)]
+struct GuestStats {
+    nodes: Vec<NodeStats>,
+    silent: Vec<serde_json::Value>,
+}
+
+/// A part of a guest that a daemon runs.
+#[derive(Clone, Debug, Deserialize)]
+pub struct GuestPart {
+    /// The guest's name.
+    pub name: String,
+    /// The process id of its worker there.
+    pub pid: u32,
+}
+
+/// What `tessera list` answers.
+#[derive(Clone, Debug, Deserialize)]
+struct GuestList {
+    guests: Vec<GuestPart>,
 }
 
 /// What `tessera run --report` writes at the guest's end.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Report {
     lives: Vec<Life>,
+    /// All of it, as it was written.
+    #[serde(skip)]
+    pub text: String,
 }
 
 /// The guest from a start to a reset or its end.
@@ -77,6 +121,16 @@ impl NodeStats {
 }
 
 impl Report {
+    /// Takes what the launcher wrote.
+    ///
+    /// # Errors
+    /// When it is not understood.
+    pub fn parse(text: String) -> Result<Self> {
+        let report: Self =
+            serde_json::from_str(&text).with_context(|| format!("unexpected report: {text}"))?;
+        Ok(Self { text, ..report })
+    }
+
     /// The figures of the nodes in the guest's last life.
     pub fn nodes(&self) -> &[NodeStats] {
         self.lives.last().map_or(&[], |life| &life.nodes)
@@ -139,15 +193,40 @@ impl Control {
         self.run(&["stats"])
     }
 
+    /// The figures of all nodes.
+    ///
+    /// # Errors
+    /// When `tessera` fails, or a node does not answer in time.
+    pub fn node_stats(&self) -> Result<Vec<NodeStats>> {
+        let stats: GuestStats = self.ask(&["stats"])?;
+        ensure!(stats.silent.is_empty(), "nodes that do not answer: {:?}", stats.silent);
+        Ok(stats.nodes)
+    }
+
+    /// The parts of any guests that the daemon runs.
+    ///
+    /// # Errors
+    /// When `tessera` fails or does not answer in time.
+    pub fn parts(&self) -> Result<Vec<GuestPart>> {
+        let out = self.call(&["list", "--json", "--host", &self.host])?;
+        let list: GuestList =
+            serde_json::from_str(&out).with_context(|| format!("unexpected answer to list: {out}"))?;
+        Ok(list.guests)
+    }
+
     fn ask<T: DeserializeOwned>(&self, words: &[&str]) -> Result<T> {
         let out = self.run(&[words, &["--json"]].concat())?;
         serde_json::from_str(&out).with_context(|| format!("unexpected answer to {}: {out}", words.join(" ")))
     }
 
-    /// Runs one command; it has half a minute.
     fn run(&self, words: &[&str]) -> Result<String> {
+        self.call(&[words, &["--host", &self.host, "--guest", &self.guest]].concat())
+    }
+
+    /// Runs one command; it has half a minute.
+    fn call(&self, words: &[&str]) -> Result<String> {
         let mut command = Command::new(&self.program);
-        command.args(words).args(["--host", &self.host, "--guest", &self.guest]);
+        command.args(words);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = OwnedChild::spawn(&mut command)?;
         let status = child.wait(Duration::from_secs(30));
@@ -164,7 +243,7 @@ mod tests {
 
     #[test]
     fn the_last_life_of_a_guest_counts() {
-        let node = |bytes: u64| serde_json::json!({"node": 0, "memory": {"resident_bytes": 1}, "faults": [], "traffic": {"bytes_out": bytes}});
+        let node = |bytes: u64| serde_json::json!({"node": 0, "memory": {"owned_pages": 1, "copied_pages": 0, "resident_bytes": 1}, "faults": [], "traffic": {"bytes_out": bytes, "messages_out": 1}, "moves": {"left": 0, "messages_sent": 0}});
         let report = serde_json::json!({"lives": [{"nodes": [node(1)]}, {"nodes": [node(2), node(3)]}]});
         let report: Report = serde_json::from_value(report).unwrap();
         assert_eq!(report.nodes().iter().map(|node| node.traffic.bytes_out).collect::<Vec<_>>(), [2, 3]);

@@ -6,11 +6,14 @@ use std::sync::Arc;
 use tessera_abi::{mmio, port};
 
 use crate::absent::Absent;
-use crate::bus::{Bus, BusDevice};
+use crate::bus::{Bus, BusDevice, BusError};
 use crate::cmos::{system_time, CmosClock};
+use crate::console::ConsoleInput;
 use crate::events::{MsiSink, PlatformEvents};
 use crate::ioapic::IoApic;
 use crate::payload::{PayloadConsole, PayloadExit};
+use crate::pci::root::{ConfigPorts, Ecam, PciMemory};
+use crate::pci::PciRoot;
 use crate::power::{AcpiPower, PvPanic, I8042};
 use crate::serial::SerialConsole;
 
@@ -23,6 +26,9 @@ pub struct Platform {
     memory: Bus,
     ioapic: Arc<IoApic>,
     serial: Arc<SerialConsole>,
+    pci: Option<Arc<PciRoot>>,
+    /// Where input goes instead of to the serial console.
+    console: Option<Arc<ConsoleInput>>,
 }
 
 impl Platform {
@@ -44,7 +50,31 @@ impl Platform {
         ];
         let memory =
             [(mmio::IOAPIC..mmio::IOAPIC + mmio::IOAPIC_BYTES, ioapic.clone() as Arc<dyn BusDevice>)];
-        Platform { ports: assemble(ports), memory: assemble(memory), ioapic, serial }
+        Platform {
+            ports: assemble(ports),
+            memory: assemble(memory),
+            ioapic,
+            serial,
+            pci: None,
+            console: None,
+        }
+    }
+
+    /// Adds a PCI bus, whose devices may decode memory in `high`, above all RAM, and in the window below 4 GiB.
+    ///
+    /// # Errors
+    /// When something else is in its place.
+    pub fn with_pci(mut self, root: PciRoot, high: Range<u64>) -> Result<Self, BusError> {
+        let root = Arc::new(root);
+        let ports = range(port::PCI_CONFIG, port::PCI_CONFIG_PORTS);
+        self.ports.insert(ports, Arc::new(ConfigPorts(root.clone())))?;
+        let ecam = mmio::ECAM..mmio::ECAM + mmio::ECAM_BYTES;
+        self.memory.insert(ecam, Arc::new(Ecam(root.clone())))?;
+        for window in [mmio::PCI_LOW..mmio::PCI_LOW_END, high] {
+            self.memory.insert(window.clone(), Arc::new(PciMemory::new(root.clone(), window.start)))?;
+        }
+        self.pci = Some(root);
+        Ok(self)
     }
 
     /// A read of `port`. Where no device is, all ones.
@@ -72,9 +102,28 @@ impl Platform {
         self.ioapic.eoi(vector);
     }
 
-    /// Offers `bytes` to the guest's serial console and says how many were taken: offer the rest later.
+    /// From now on what is typed goes to this console instead of to the serial one.
+    pub fn with_console(mut self, input: Arc<ConsoleInput>) -> Self {
+        self.console = Some(input);
+        self
+    }
+
+    /// Offers `bytes` to the guest's console and says how many were taken: offer the rest later.
     pub fn console_input(&self, bytes: &[u8]) -> usize {
-        self.serial.input(bytes)
+        match &self.console {
+            Some(console) => console.offer(bytes),
+            None => self.serial.input(bytes),
+        }
+    }
+
+    /// Tells the devices' own threads to end.
+    pub fn quit(&self) {
+        self.pci.iter().for_each(|pci| pci.quit());
+    }
+
+    /// Waits for their end; after [`Platform::quit`], and when guest memory is not served any more.
+    pub fn join(&self) {
+        self.pci.iter().for_each(|pci| pci.join());
     }
 
     /// The interrupt controller, for further devices.

@@ -9,8 +9,10 @@
 //! | 0x3f8-0x3ff | [serial](crate::serial) console |
 //! | 0x505 | [pvpanic](crate::power) |
 //! | 0x600-0x602 | [ACPI](crate::power) sleep and reset |
+//! | 0xcf8-0xcff | [PCI](crate::pci) configuration |
 //!
-//! Memory: the [IOAPIC](crate::ioapic) at 0xfec00000.
+//! Memory: the [IOAPIC](crate::ioapic) at 0xfec00000, [PCI](crate::pci) configuration at 0xe0000000, PCI devices below it
+//! and above RAM.
 
 mod device;
 #[cfg(test)]

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::events::{GuestEnd, Msi, MsiSink, PlatformEvents};
+use crate::pci::PciRoot;
 
 /// Hears everything that the devices say.
 #[derive(Default)]
@@ -50,7 +51,8 @@ impl MsiSink for Heard {
 
 fn platform() -> (Platform, Arc<Heard>) {
     let heard = Heard::new();
-    (Platform::new(heard.clone(), heard.clone()), heard)
+    let platform = Platform::new(heard.clone(), heard.clone());
+    (platform.with_pci(PciRoot::default(), 0x1_4000_0000..0x1_8000_0000).unwrap(), heard)
 }
 
 #[test]
@@ -76,6 +78,11 @@ fn every_device_is_at_its_place() {
     assert_eq!(u32::from_le_bytes(version), 0x0017_0020);
     platform.mmio_read(0xfee0_0020, &mut version);
     assert_eq!(version, [0xff; 4]);
+    platform.mmio_read(0xe000_0000, &mut version);
+    assert_eq!(u32::from_le_bytes(version), 0x0008_1b36, "host bridge by ECAM");
+    platform.pio_write(0xcf8, &0x8000_0000u32.to_le_bytes());
+    platform.pio_read(0xcfc, &mut version);
+    assert_eq!(u32::from_le_bytes(version), 0x0008_1b36, "host bridge by ports");
     platform.pio_write(0x3f8, b"a");
     platform.pio_write(0xe9, b"b");
     platform.pio_write(0xf4, &[0; 4]);
@@ -83,6 +90,34 @@ fn every_device_is_at_its_place() {
     platform.pio_write(0x602, &[6]);
     assert_eq!(heard.console(), b"ab");
     assert_eq!(heard.ends(), [GuestEnd::PayloadExit(0), GuestEnd::PowerOff, GuestEnd::Reset]);
+}
+
+#[test]
+fn a_pci_window_over_another_device_is_refused() {
+    let heard = Heard::new();
+    let platform = Platform::new(heard.clone(), heard);
+    assert!(platform.with_pci(PciRoot::default(), 0xfec0_0000..0xfed0_0000).is_err());
+}
+
+#[test]
+fn what_is_typed_goes_to_the_console_that_was_chosen() {
+    struct Nowhere;
+    impl crate::console::ConsoleOutput for Nowhere {
+        fn write(&mut self, _: &[u8]) {}
+    }
+    let (_console, input) = crate::console::device(Box::new(Nowhere)).unwrap();
+    let (platform, _) = platform();
+    assert_eq!(platform.console_input(b"a"), 1);
+    let platform = platform.with_console(input.clone());
+    assert_eq!(platform.console_input(b"bc"), 2);
+    let mut status = [0];
+    platform.pio_read(0x3fd, &mut status);
+    assert_eq!(status, [0x61], "the serial console has its own byte");
+    let mut byte = [0];
+    platform.pio_read(0x3f8, &mut byte);
+    assert_eq!(byte, *b"a");
+    platform.pio_read(0x3fd, &mut status);
+    assert_eq!(status, [0x60]);
 }
 
 #[test]
@@ -113,9 +148,15 @@ fn access() -> impl Strategy<Value = Access> {
         0x5feu16..0x606,
         0x3eu16..0x74,
         0xe8u16..0xfa,
-        0x504u16..0x507
+        0x504u16..0x507,
+        0xcf6u16..0xd02
     ];
-    let gpa = prop_oneof![any::<u64>(), 0xfebf_fff0..0xfec0_0060u64, 0xfec0_0ff0..0xfec0_1010u64];
+    let gpa = prop_oneof![
+        any::<u64>(),
+        0xfebf_fff0..0xfec0_0060u64,
+        0xfec0_0ff0..0xfec0_1010u64,
+        0xdfff_fff0..0xe010_0010u64
+    ];
     let bytes = || proptest::collection::vec(any::<u8>(), 0..20);
     prop_oneof![
         (port.clone(), 0..20usize).prop_map(|(port, size)| Access::PioRead(port, size)),

@@ -1,124 +1,47 @@
 //! How frames travel between nodes.
 //!
-//! A [`Link`] moves bytes to and from one peer without ever blocking; a [`Connection`] makes frames of them. The
-//! pager knows only these two, so another transport needs no more than another `Link`.
+//! A [`Link`] moves bytes to and from one peer without ever blocking; a [`Connection`] makes frames of them, and goes on
+//! where it was when its link breaks and there is another ([`session`]). The pager knows only these two, so another
+//! transport needs no more than another `Link`, which must pass the one suite of tests that all of them pass
+//! (`dsm/src/link/tests/conformance.rs`).
 //!
 //! On the wire: [`crate::wire::FRAME_BYTES`] of header, then the 4096 bytes of the page if the header says
-//! [`Body::Page`](crate::wire::Body::Page). Order is kept; nothing is lost; the end of a link is the end of the guest.
+//! [`Body::Page`](crate::wire::Body::Page). Order is kept, and nothing is lost or comes twice. `docs/links.md` has more.
 
 mod connection;
+pub mod session;
+mod socket;
 
-use std::io;
-use std::net::TcpStream;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
+use std::io::{self, IoSlice};
+use std::os::fd::BorrowedFd;
 
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags};
-
-pub use connection::{Connection, Flushed, LinkCounts, LinkError, Received, OUTBOX_BYTES_MAX};
+pub use connection::{Connection, Flushed, LinkCounts, LinkError, Received};
+pub use socket::{TcpLink, UnixLink};
 
 /// A reliable, ordered stream of bytes to one peer that never blocks.
 ///
-/// A call that would have to wait fails with [`io::ErrorKind::WouldBlock`].
+/// Bytes come out once and in the order in which they went in, in pieces of any size. A call that would have to wait
+/// fails with [`io::ErrorKind::WouldBlock`]. What the peer has not taken out is bounded: then `send` takes no more.
 pub trait Link: Send {
-    /// The descriptor whose readiness `epoll` tells: readable when [`Link::receive`] may give something, writable
-    /// when [`Link::send`] may take something. A link that buffers for itself must give out all that it has before
-    /// it returns fewer bytes than there was room for.
+    /// The descriptor whose readiness `epoll` tells: readable when [`Link::receive`] may give something, or the end;
+    /// writable when [`Link::send`] may take something. A link that buffers for itself must give out all that it has
+    /// before it returns fewer bytes than there was room for.
     fn descriptor(&self) -> BorrowedFd<'_>;
 
-    /// Takes bytes that have come in. `Ok(0)` means that the peer has closed the link.
+    /// Takes bytes that have come in. `Ok(0)` means that the peer has closed the link and all that it sent before
+    /// has been taken.
     ///
     /// # Errors
     /// `WouldBlock` if nothing is there; anything else is the end of the link.
     fn receive(&mut self, into: &mut [u8]) -> io::Result<usize>;
 
-    /// Gives bytes to the link; returns how many it took.
+    /// Gives bytes to the link, one part behind the other; returns how many of them it took, which may end inside a
+    /// part. The parts need not lie together: a page can go from where it is.
     ///
     /// # Errors
     /// `WouldBlock` if it takes none now; anything else is the end of the link.
-    fn send(&mut self, bytes: &[u8]) -> io::Result<usize>;
-}
-
-/// A TCP connection as a link, without Nagle's delay.
-#[derive(Debug)]
-pub struct TcpLink(TcpStream);
-
-impl TcpLink {
-    /// Takes over a connected socket.
-    ///
-    /// # Errors
-    /// If the socket's options cannot be set.
-    pub fn new(stream: TcpStream) -> io::Result<Self> {
-        stream.set_nodelay(true)?;
-        stream.set_nonblocking(true)?;
-        Ok(TcpLink(stream))
-    }
-}
-
-impl Link for TcpLink {
-    fn descriptor(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-
-    fn receive(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        receive(self.0.as_fd(), into)
-    }
-
-    fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        send(self.0.as_fd(), bytes)
-    }
-}
-
-/// A Unix stream socket as a link, for nodes on one host.
-#[derive(Debug)]
-pub struct UnixLink(UnixStream);
-
-impl UnixLink {
-    /// Takes over a connected socket.
-    ///
-    /// # Errors
-    /// If the socket cannot be made non-blocking.
-    pub fn new(stream: UnixStream) -> io::Result<Self> {
-        stream.set_nonblocking(true)?;
-        Ok(UnixLink(stream))
-    }
-}
-
-impl Link for UnixLink {
-    fn descriptor(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-
-    fn receive(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        receive(self.0.as_fd(), into)
-    }
-
-    fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        send(self.0.as_fd(), bytes)
-    }
-}
-
-fn receive(socket: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<usize> {
-    loop {
-        match rustix::net::recv(socket, &mut *into, RecvFlags::empty()) {
-            Ok((bytes, _)) => return Ok(bytes),
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-    }
-}
-
-fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
-    loop {
-        // NOSIGNAL: a peer that is gone is an error to report, not a signal that ends the process.
-        match rustix::net::send(socket, bytes, SendFlags::NOSIGNAL) {
-            Ok(bytes) => return Ok(bytes),
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-    }
+    fn send(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize>;
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

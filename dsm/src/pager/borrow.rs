@@ -7,7 +7,9 @@
 //! one after the other, while requests for all of them are already on their way. For the same reason a thread must
 //! not borrow while it holds a borrow.
 
+use std::collections::BTreeMap;
 use std::sync::mpsc::SyncSender;
+use std::sync::Arc;
 
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress};
@@ -55,32 +57,99 @@ pub enum BorrowError {
     ReadOnly,
 }
 
-/// A run of pages.
+/// A range of guest-physical memory, and what it is wanted for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct PageRun {
-    pub(super) first: Gfn,
-    pub(super) pages: u64,
+pub struct Wanted {
+    /// Where it starts.
+    pub gpa: u64,
+    /// Its length in bytes.
+    pub len: u64,
+    /// What for.
+    pub access: Access,
 }
 
-impl PageRun {
-    /// The pages that a range of bytes touches, all of them RAM.
-    fn of(layout: &Layout, gpa: u64, len: u64) -> Result<Self, BorrowError> {
-        let not_ram = BorrowError::NotRam { gpa, len };
-        let last = len.checked_sub(1).and_then(|len| gpa.checked_add(len)).ok_or(not_ram.clone())?;
-        let first = Gfn::containing(gpa);
-        let pages = (last >> PAGE_SHIFT) - first.0 + 1;
-        if pages > BORROW_PAGES_MAX {
-            return Err(BorrowError::TooLong { pages });
+/// Pages to borrow together: ascending, each once, with the strongest access that is wanted of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PageSet(Arc<[(Gfn, Access)]>);
+
+impl PageSet {
+    /// The pages that these ranges touch. They may overlap and come in any order.
+    ///
+    /// # Errors
+    /// [`BorrowError::NotRam`] when a range is empty or wraps round, [`BorrowError::TooLong`] when there are more than
+    /// [`BORROW_PAGES_MAX`] pages.
+    pub fn covering(ranges: impl IntoIterator<Item = Wanted>) -> Result<Self, BorrowError> {
+        let mut pages = BTreeMap::new();
+        for Wanted { gpa, len, access } in ranges {
+            let not_ram = BorrowError::NotRam { gpa, len };
+            let last = len.checked_sub(1).and_then(|len| gpa.checked_add(len)).ok_or(not_ram)?;
+            let (first, last) = (Gfn::containing(gpa).0, last >> PAGE_SHIFT);
+            if last - first >= BORROW_PAGES_MAX {
+                return Err(BorrowError::TooLong { pages: last - first + 1 });
+            }
+            for gfn in (first..=last).map(Gfn) {
+                let wanted = pages.entry(gfn).or_insert(access);
+                *wanted = access.max(*wanted);
+            }
+            if pages.len() as u64 > BORROW_PAGES_MAX {
+                return Err(BorrowError::TooLong { pages: pages.len() as u64 });
+            }
         }
-        let run = PageRun { first, pages };
-        match run.gfns().all(|gfn| layout.index(gfn).is_some()) {
-            true => Ok(run),
-            false => Err(not_ram),
-        }
+        Ok(PageSet(pages.into_iter().collect()))
     }
 
-    pub(super) fn gfns(self) -> impl Iterator<Item = Gfn> {
-        (self.first.0..self.first.0 + self.pages).map(Gfn)
+    /// The pages, ascending.
+    pub fn pages(&self) -> &[(Gfn, Access)] {
+        &self.0
+    }
+
+    /// Whether all bytes of a range lie in pages of the set, each with at least this access.
+    pub fn allows(&self, gpa: u64, len: u64, access: Access) -> bool {
+        let Some(last) = len.checked_sub(1).and_then(|len| gpa.checked_add(len)) else { return len == 0 };
+        let (first, last) = (Gfn::containing(gpa), Gfn::containing(last));
+        let Ok(start) = self.0.binary_search_by_key(&first, |&(gfn, _)| gfn) else { return false };
+        let pages = usize::try_from(last.0 - first.0).unwrap_or(usize::MAX).saturating_add(1);
+        let run = self.0.get(start..start.saturating_add(pages));
+        // The pages ascend and each is there once: the run is without a gap if its last one is in place.
+        run.is_some_and(|run| {
+            run.last().is_some_and(|&(gfn, _)| gfn == last) && run.iter().all(|&(_, held)| held >= access)
+        })
+    }
+
+    /// Checks that all of it is RAM.
+    fn check(&self, layout: &Layout) -> Result<(), BorrowError> {
+        match self.0.iter().find(|(gfn, _)| layout.index(*gfn).is_none()) {
+            Some((gfn, _)) => Err(BorrowError::NotRam { gpa: gfn.gpa(), len: PAGE_BYTES as u64 }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Pages that stay here while this exists. Dropping it gives them back to the protocol. The access itself goes
+/// through [`NodeMemory::alias_view`](crate::memory::NodeMemory::alias_view).
+#[must_use = "the pages go back when this is dropped"]
+pub struct BorrowedPages<'a> {
+    pager: &'a Pager,
+    pages: PageSet,
+}
+
+impl<'a> BorrowedPages<'a> {
+    pub(super) fn new(pager: &'a Pager, pages: PageSet) -> Result<Self, BorrowError> {
+        pages.check(pager.memory.layout())?;
+        pager.collect(&pages)?;
+        Ok(BorrowedPages { pager, pages })
+    }
+
+    /// Which pages.
+    pub fn pages(&self) -> &PageSet {
+        &self.pages
+    }
+}
+
+impl Drop for BorrowedPages<'_> {
+    fn drop(&mut self) {
+        // A pager that has stopped has nothing to give back to.
+        let _ = self.pager.send(Command::Return(self.pages.clone()));
     }
 }
 
@@ -91,14 +160,16 @@ pub struct Borrowed<'a> {
     gpa: u64,
     len: u64,
     access: Access,
-    run: PageRun,
+    /// (Held for its drop.)
+    _pages: BorrowedPages<'a>,
 }
 
 impl<'a> Borrowed<'a> {
     pub(super) fn new(pager: &'a Pager, gpa: u64, len: u64, access: Access) -> Result<Self, BorrowError> {
-        let run = PageRun::of(pager.memory.layout(), gpa, len)?;
-        pager.collect(run, access)?;
-        Ok(Borrowed { pager, gpa, len, access, run })
+        let pages = PageSet::covering([Wanted { gpa, len, access }])?;
+        pages.check(pager.memory.layout()).map_err(|_| BorrowError::NotRam { gpa, len })?;
+        let pages = BorrowedPages::new(pager, pages)?;
+        Ok(Borrowed { pager, gpa, len, access, _pages: pages })
     }
 
     /// Bytes borrowed.
@@ -145,18 +216,10 @@ impl<'a> Borrowed<'a> {
     }
 }
 
-impl Drop for Borrowed<'_> {
-    fn drop(&mut self) {
-        // A pager that has stopped has nothing to give back to.
-        let _ = self.pager.send(Command::Return(self.run));
-    }
-}
-
 /// A borrower that waits for its pages.
 #[derive(Debug)]
 pub(super) struct BorrowRequest {
-    pub(super) run: PageRun,
-    pub(super) access: Access,
+    pub(super) pages: PageSet,
     /// Told when all pages are here; dropped unsaid if that will never be.
     pub(super) ready: SyncSender<()>,
 }
@@ -169,12 +232,12 @@ pub(super) struct Tickets(Vec<Ticket>);
 struct Ticket {
     request: BorrowRequest,
     /// Pages that are here already.
-    collected: u64,
+    collected: usize,
 }
 
 impl Ticket {
-    fn awaits(&self) -> Gfn {
-        Gfn(self.request.run.first.0 + self.collected)
+    fn awaits(&self) -> Option<(Gfn, Access)> {
+        self.request.pages.pages().get(self.collected).copied()
     }
 }
 
@@ -182,11 +245,11 @@ impl Ticket {
 #[derive(Debug)]
 pub(super) enum Lent {
     /// Borrow this page next, for the same borrower.
-    Next(Gfn),
+    Next(Gfn, Access),
     /// The borrower has all of its pages and was told.
     Complete,
     /// The borrower does not wait any more: give these back.
-    Abandoned(PageRun),
+    Abandoned(PageSet),
     /// Nobody waits for this page.
     Unasked,
 }
@@ -199,16 +262,16 @@ impl Tickets {
 
     /// One page was lent.
     pub(super) fn lent(&mut self, gfn: Gfn, access: Access) -> Lent {
-        let waits = |ticket: &Ticket| ticket.awaits() == gfn && ticket.request.access == access;
+        let waits = |ticket: &Ticket| ticket.awaits() == Some((gfn, access));
         let Some(i) = self.0.iter().position(waits) else { return Lent::Unasked };
         self.0[i].collected += 1;
-        if self.0[i].collected < self.0[i].request.run.pages {
-            return Lent::Next(self.0[i].awaits());
+        if let Some((gfn, access)) = self.0[i].awaits() {
+            return Lent::Next(gfn, access);
         }
         let request = self.0.swap_remove(i).request;
         match request.ready.send(()) {
             Ok(()) => Lent::Complete,
-            Err(_) => Lent::Abandoned(request.run),
+            Err(_) => Lent::Abandoned(request.pages),
         }
     }
 
@@ -229,11 +292,22 @@ mod tests {
     use crate::ids::NodeId;
     use crate::layout::Region;
 
+    fn layout() -> Layout {
+        let region = |start, pages| Region { start: Gfn(start), pages, home: NodeId(0) };
+        Layout::new(vec![region(0, 2048), region(2048, 512), region(4096, 512)]).expect("valid")
+    }
+
+    fn wanted(gpa: u64, len: u64, access: Access) -> Wanted {
+        Wanted { gpa, len, access }
+    }
+
     #[test]
     fn a_range_is_the_pages_that_it_touches() {
-        let region = |start, pages| Region { start: Gfn(start), pages, home: NodeId(0) };
-        let layout = Layout::new(vec![region(0, 2048), region(2048, 512), region(4096, 512)]).expect("valid");
-        let run = |gpa, len| PageRun::of(&layout, gpa, len).map(|run| (run.first.0, run.pages));
+        let run = |gpa, len| {
+            let pages = PageSet::covering([wanted(gpa, len, Access::Read)])?;
+            pages.check(&layout())?;
+            Ok((pages.pages()[0].0 .0, pages.pages().len()))
+        };
         assert_eq!(run(0, 1), Ok((0, 1)));
         assert_eq!(run(4095, 2), Ok((0, 2)));
         assert_eq!(run(2047 << 12, 8192), Ok((2047, 2)), "regions that touch are one range");
@@ -245,25 +319,48 @@ mod tests {
     }
 
     #[test]
+    fn a_set_has_each_page_once_in_order_with_the_strongest_access() {
+        let ranges = [(0x5000, 0x1001, Access::Read), (0x1ffe, 4, Access::Write), (0x2000, 1, Access::Read)];
+        let set = PageSet::covering(ranges.map(|(gpa, len, access)| wanted(gpa, len, access))).expect("RAM");
+        let pages: Vec<(u64, Access)> = set.pages().iter().map(|&(gfn, access)| (gfn.0, access)).collect();
+        assert_eq!(pages, [(1, Access::Write), (2, Access::Write), (5, Access::Read), (6, Access::Read)]);
+        for (gpa, len, access, allowed) in [
+            (0x1000, 0x2000, Access::Write, true),
+            (0x1000, 0x2001, Access::Read, false),
+            (0x2fff, 0x2002, Access::Read, false),
+            (0x5000, 0x2000, Access::Read, true),
+            (0x5000, 1, Access::Write, false),
+            (0x7000, 1, Access::Read, false),
+            (0, 1, Access::Read, false),
+            (0x9000, 0, Access::Write, true),
+            (u64::MAX, 2, Access::Read, false),
+            (0x1000, u64::MAX, Access::Read, false),
+        ] {
+            assert_eq!(set.allows(gpa, len, access), allowed, "{gpa:#x} {len:#x} {access:?}");
+        }
+        let many = (0..1025u64).map(|page| wanted(page << 13, 1, Access::Read));
+        assert_eq!(PageSet::covering(many), Err(BorrowError::TooLong { pages: 1025 }));
+    }
+
+    #[test]
     fn borrowers_collect_in_order_and_each_page_lent_serves_one() {
-        let (mut tickets, request) = (Tickets::default(), |first, pages, access| {
+        let (mut tickets, request) = (Tickets::default(), |gpa, len, access| {
             let (ready, told) = sync_channel(1);
-            (BorrowRequest { run: PageRun { first: Gfn(first), pages }, access, ready }, told)
+            let pages = PageSet::covering([wanted(gpa, len, access)]).expect("few");
+            (BorrowRequest { pages, ready }, told)
         });
-        let (first, first_told) = request(1, 2, Access::Write);
-        let (second, second_told) = request(1, 1, Access::Write);
+        let (first, first_told) = request(0x1000, 0x2000, Access::Write);
+        let (second, second_told) = request(0x1000, 1, Access::Write);
         tickets.add(first);
         tickets.add(second);
         assert!(matches!(tickets.lent(Gfn(1), Access::Read), Lent::Unasked));
-        assert!(matches!(tickets.lent(Gfn(1), Access::Write), Lent::Next(Gfn(2))));
+        assert!(matches!(tickets.lent(Gfn(1), Access::Write), Lent::Next(Gfn(2), Access::Write)));
         assert!(matches!(tickets.lent(Gfn(1), Access::Write), Lent::Complete));
         assert!(first_told.try_recv().is_err());
         assert!(second_told.try_recv().is_ok());
         drop(first_told);
-        assert!(matches!(
-            tickets.lent(Gfn(2), Access::Write),
-            Lent::Abandoned(PageRun { first: Gfn(1), pages: 2 })
-        ));
+        let Lent::Abandoned(pages) = tickets.lent(Gfn(2), Access::Write) else { panic!("not abandoned") };
+        assert_eq!(pages.pages(), [(Gfn(1), Access::Write), (Gfn(2), Access::Write)]);
         assert!(matches!(tickets.lent(Gfn(2), Access::Write), Lent::Unasked));
     }
 }

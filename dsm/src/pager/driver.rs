@@ -12,15 +12,16 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::Timespec;
 use rustix::io::Errno;
 
-use super::ahead::Ahead;
-use super::borrow::{BorrowRequest, Lent, PageRun, Tickets};
+use super::ahead::{self, Ahead};
+use super::borrow::{BorrowRequest, Lent, PageSet, Tickets};
 use super::hot::HotPages;
+use super::links::{Links, Resume};
 use super::pages::{Bytes, GuestPages, PagesError, ZERO_PAGE};
 use super::tables::TableCache;
 use super::waiting::{access_of, Served, WaitingFaults};
 use super::{AskAhead, Bell, Command, PagerConfig, PagerError, PagerFailure, PagerStats, COMMANDS_MAX};
-use crate::ids::{Gfn, NodeId, NodeSet, EXTENT_PAGES, PAGE_BYTES};
-use crate::link::{Connection, Flushed, Link, LinkCounts, LinkError};
+use crate::ids::{Gfn, NodeId, EXTENT_PAGES, PAGE_BYTES};
+use crate::link::Link;
 use crate::memory::NodeMemory;
 use crate::protocol::{Access, Action, Contents, Event, Message, Micros, Node, NodeConfig};
 use crate::uffd::{FaultBatch, Waiters};
@@ -44,24 +45,13 @@ enum Flow {
     Stop,
 }
 
-struct Peer {
-    connection: Connection,
-    /// The connection took less than there was: we wait until it is writable.
-    blocked: bool,
-}
-
 /// All that the pager thread owns.
 pub(super) struct Driver {
     clock: Instant,
     node: Node,
     pages: GuestPages,
-    /// By node number; none for this node itself.
-    peers: Vec<Option<Peer>>,
-    /// Counts of closed connections.
-    links: LinkCounts,
-    /// Peers for which frames were queued in this step.
-    queued_for: NodeSet,
-    epoll: OwnedFd,
+    links: Links,
+    epoll: Arc<OwnedFd>,
     bell: Arc<Bell>,
     commands: Receiver<Command>,
     tickets: Tickets,
@@ -72,9 +62,8 @@ pub(super) struct Driver {
     received: Box<[u8; PAGE_BYTES]>,
     waiting: WaitingFaults,
     hot: HotPages,
-    ahead: AskAhead,
-    loads: Ahead,
-    stores: Ahead,
+    /// None: nothing is asked for ahead.
+    ahead: Option<Ahead>,
     asked_ahead: u64,
     /// Counts events, so that a fault served by its own event is known.
     step: u64,
@@ -86,12 +75,13 @@ impl Driver {
         config: PagerConfig,
         memory: Arc<NodeMemory>,
         links: Vec<(NodeId, Box<dyn Link>)>,
-        tables: Option<Box<dyn TableCache>>,
+        (tables, resume): (Option<Box<dyn TableCache>>, Option<Resume>),
         (bell, commands): (Arc<Bell>, Receiver<Command>),
     ) -> Result<Self, PagerError> {
         let PagerConfig { me, nodes, preloaded, lease, ahead, .. } = config;
         let layout = Arc::new(memory.layout().clone());
         let hot = HotPages::new(&layout);
+        let ahead = (ahead == AskAhead::On).then(|| Ahead::new(&layout));
         let node = Node::new(NodeConfig { me, nodes, layout, lease, preloaded });
         drop_strays(&node, &memory)?;
         let mut pages = GuestPages::new(memory, tables)?;
@@ -99,22 +89,15 @@ impl Driver {
             pages.own_extent(extent)?;
         }
         let system = |errno: Errno| PagerError::System { what: "epoll", source: errno.into() };
-        let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(system)?;
+        let epoll = Arc::new(epoll::create(CreateFlags::CLOEXEC).map_err(system)?);
         watch(&epoll, pages.uffd().as_fd(), FAULTS).map_err(system)?;
         watch(&epoll, bell.as_fd(), BELL).map_err(system)?;
-        let mut peers: Vec<Option<Peer>> = (0..nodes).map(|_| None).collect();
-        for (peer, link) in links {
-            let connection = Connection::new(link);
-            watch(&epoll, connection.descriptor(), u64::from(peer.0)).map_err(system)?;
-            peers[peer.index()] = Some(Peer { connection, blocked: false });
-        }
+        let links = Links::new(me, nodes, links, epoll.clone(), resume).map_err(system)?;
         Ok(Driver {
             clock: Instant::now(),
             node,
             pages,
-            peers,
-            links: LinkCounts::default(),
-            queued_for: NodeSet::EMPTY,
+            links,
             epoll,
             bell,
             commands,
@@ -125,8 +108,6 @@ impl Driver {
             waiting: WaitingFaults::default(),
             hot,
             ahead,
-            loads: Ahead::new(),
-            stores: Ahead::new(),
             asked_ahead: 0,
             step: 0,
         })
@@ -137,12 +118,12 @@ impl Driver {
         // Leases are tens of microseconds long; the kernel may otherwise let a timeout wait 50 us more. Best effort.
         let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
         // A bug that panics must not close the userfaultfd: waiting vCPUs would go on with zeros.
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.serve())).unwrap_or_else(|_| {
-            Err(PagerFailure { peer: None, what: "the pager thread panicked (a bug)".into() })
-        });
-        if let Err(failure) = outcome {
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.serve()))
+            .unwrap_or_else(|_| Err(here("the pager thread panicked (a bug)".into())));
+        if let Err(mut failure) = outcome {
+            failure.pages_only_there = failure.peer.map(|peer| self.node.pages_only_at(peer));
             self.tickets.clear();
-            self.close_links();
+            self.links.close();
             on_failure(failure);
             self.wait_for_stop();
         }
@@ -153,11 +134,13 @@ impl Driver {
         let mut ready = Vec::with_capacity(READY_MAX);
         loop {
             ready.clear();
-            let timeout = self.node.next_deadline().map(|at| timespec(at.saturating_sub(self.now())));
+            let deadline = self.node.next_deadline().into_iter().chain(self.links.next_deadline()).min();
+            let timeout = deadline.map(|at| timespec(at.saturating_sub(self.now())));
             match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut ready), timeout.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => return Err(here(format!("waiting for events failed: {errno}"))),
             }
+            self.links.check_deadline(self.now())?;
             if self.node.next_deadline().is_some_and(|at| at <= self.now()) {
                 self.handle(Event::Tick, Body::None)?;
                 self.flush()?;
@@ -173,13 +156,6 @@ impl Driver {
         }
     }
 
-    /// Closes all connections, so that the peers hear of it; what they counted is kept.
-    fn close_links(&mut self) {
-        for peer in self.peers.drain(..).flatten() {
-            self.links.merge(&peer.connection.counts());
-        }
-    }
-
     /// After a failure: borrowers are refused, everything else waits for the end.
     fn wait_for_stop(&mut self) {
         while let Ok(command) = self.commands.recv() {
@@ -187,7 +163,8 @@ impl Driver {
                 Command::Stop => return,
                 Command::Stats(reply) => self.tell_stats(&reply),
                 Command::RealTime(reply) => tell_real_time(&reply),
-                Command::Borrow(_) | Command::Return(_) => {}
+                Command::PagesOnlyAt(peer, reply) => self.tell_pages_only_at(peer, &reply),
+                Command::Borrow(_) | Command::Return(_) | Command::Relink(_) => {}
             }
         }
     }
@@ -209,16 +186,15 @@ impl Driver {
         self.flush()
     }
 
-    /// Asks for the pages behind one that a vCPU waits for, if it is part of a stream.
+    /// Asks for more than the page that a vCPU waits for.
     fn ask_ahead(&mut self, gfn: Gfn, access: Access) -> Result<(), PagerFailure> {
-        if self.ahead == AskAhead::Off || self.node.rights(gfn).allow(access) {
+        let (at, usual_us) = (self.now(), self.waiting.usual_us());
+        let Some(index) = self.pages.memory().layout().index(gfn) else { return Ok(()) };
+        let Some(ahead) = &mut self.ahead else { return Ok(()) };
+        if self.node.rights(gfn).allow(access) {
             return Ok(());
         }
-        let streams = match access {
-            Access::Read => &mut self.loads,
-            Access::Write => &mut self.stores,
-        };
-        for page in streams.fault(gfn) {
+        for page in ahead.fault(ahead::Fault { page: (gfn, index), access, at, usual_us }) {
             let known = self.pages.memory().layout().index(page).is_some();
             if known && !self.node.rights(page).allow(access) {
                 self.asked_ahead += 1;
@@ -230,13 +206,12 @@ impl Driver {
 
     fn serve_peer(&mut self, from: NodeId, flags: EventFlags) -> Result<(), PagerFailure> {
         if flags.contains(EventFlags::OUT) {
-            self.flush_peer(from)?;
+            self.links.flush_peer(from, self.now())?;
         }
         if !flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {
             return Ok(());
         }
-        let Some(Some(peer)) = self.peers.get_mut(from.index()) else { return Ok(()) };
-        peer.connection.fill().map_err(|error| lost(from, &error))?;
+        self.links.fill(from, self.now())?;
         let mut unsent = 0;
         while let Some((message, body)) = self.next_message(from)? {
             self.handle(Event::Message { from, message }, body)?;
@@ -246,13 +221,13 @@ impl Driver {
                 unsent = 0;
             }
         }
+        self.links.confirm(from)?;
         self.flush()
     }
 
     /// The next frame of those that have come from a peer; its page, if any, is then in `received`.
     fn next_message(&mut self, from: NodeId) -> Result<Option<(Message, Body)>, PagerFailure> {
-        let Some(Some(peer)) = self.peers.get_mut(from.index()) else { return Ok(None) };
-        let frame = peer.connection.next_frame().map_err(|error| lost(from, &error))?;
+        let frame = self.links.next_frame(from)?;
         Ok(frame.map(|frame| {
             if let Some(page) = frame.page {
                 self.received.copy_from_slice(page);
@@ -267,9 +242,11 @@ impl Driver {
         for _ in 0..COMMANDS_MAX {
             match self.commands.try_recv() {
                 Ok(Command::Borrow(request)) => self.begin_borrow(request)?,
-                Ok(Command::Return(run)) => self.give_back(run)?,
+                Ok(Command::Return(pages)) => self.give_back(&pages)?,
                 Ok(Command::Stats(reply)) => self.tell_stats(&reply),
                 Ok(Command::RealTime(reply)) => tell_real_time(&reply),
+                Ok(Command::PagesOnlyAt(peer, reply)) => self.tell_pages_only_at(peer, &reply),
+                Ok(Command::Relink(link)) => self.links.relink(link, self.now())?,
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return Ok(Flow::Stop),
                 Err(TryRecvError::Empty) => return Ok(Flow::Continue),
             }
@@ -280,20 +257,21 @@ impl Driver {
     }
 
     fn begin_borrow(&mut self, request: BorrowRequest) -> Result<(), PagerFailure> {
-        let (run, access) = (request.run, request.access);
+        let pages = request.pages.clone();
+        let Some(&(first, access)) = pages.pages().first() else { return Ok(()) };
         self.tickets.add(request);
         // The pages are held one after the other, in order; but all of them are asked for at once.
-        for gfn in run.gfns().skip(1) {
+        for &(gfn, access) in &pages.pages()[1..] {
             if !self.node.rights(gfn).allow(access) {
                 self.handle(Event::Fault { gfn, access }, Body::None)?;
             }
         }
-        self.handle(Event::Borrow { gfn: run.first, access }, Body::None)?;
+        self.handle(Event::Borrow { gfn: first, access }, Body::None)?;
         self.flush()
     }
 
-    fn give_back(&mut self, run: PageRun) -> Result<(), PagerFailure> {
-        for gfn in run.gfns() {
+    fn give_back(&mut self, pages: &PageSet) -> Result<(), PagerFailure> {
+        for &(gfn, _) in pages.pages() {
             self.handle(Event::Return { gfn }, Body::None)?;
         }
         self.flush()
@@ -305,10 +283,10 @@ impl Driver {
         // A page lent makes a borrower want the next one, which may be lent at once.
         while let Some((gfn, access)) = self.lent.pop() {
             match self.tickets.lent(gfn, access) {
-                Lent::Next(gfn) => self.take_in(Event::Borrow { gfn, access }, Body::None)?,
+                Lent::Next(gfn, access) => self.take_in(Event::Borrow { gfn, access }, Body::None)?,
                 Lent::Complete => {}
-                Lent::Abandoned(run) => {
-                    for gfn in run.gfns() {
+                Lent::Abandoned(pages) => {
+                    for &(gfn, _) in pages.pages() {
                         self.take_in(Event::Return { gfn }, Body::None)?;
                     }
                 }
@@ -320,14 +298,11 @@ impl Driver {
 
     fn take_in(&mut self, event: Event, body: Body) -> Result<(), PagerFailure> {
         self.step += 1;
-        let peer = match event {
-            Event::Message { from, .. } => Some(from),
-            _ => None,
-        };
         let mut actions = mem::take(&mut self.actions);
-        self.node
-            .handle(self.now(), event, &mut actions)
-            .map_err(|violation| PagerFailure { peer, what: violation.to_string() })?;
+        self.node.handle(self.now(), event, &mut actions).map_err(|violation| match event {
+            Event::Message { from, .. } => PagerFailure::of(from, violation.to_string()),
+            _ => here(violation.to_string()),
+        })?;
         for action in actions.drain(..) {
             self.carry_out(action, body)?;
         }
@@ -357,7 +332,7 @@ impl Driver {
                 }
             }
             Action::Protect { gfn } => return self.pages.protect(gfn).map_err(failed_here),
-            Action::Discard { gfn } => return self.pages.discard(gfn).map_err(failed_here),
+            Action::Discard { gfn } => return self.discard(gfn),
             Action::SplitExtent { extent } => return self.pages.split_extent(extent).map_err(failed_here),
             Action::Unprotect { gfn } => {
                 self.pages.unprotect(gfn).map(|()| Served::Page(gfn)).map_err(failed_here)?
@@ -377,44 +352,22 @@ impl Driver {
         Ok(())
     }
 
+    fn discard(&mut self, gfn: Gfn) -> Result<(), PagerFailure> {
+        if let (Some(ahead), Some(index)) = (&mut self.ahead, self.pages.memory().layout().index(gfn)) {
+            ahead.lost(index);
+        }
+        self.pages.discard(gfn).map_err(failed_here)
+    }
+
     /// Queues a frame; a page's bytes are read now.
     fn send(&mut self, to: NodeId, message: &Message) -> Result<(), PagerFailure> {
-        let Some(Some(peer)) = self.peers.get_mut(to.index()) else {
-            return Err(here(format!("a message was to go to {to}, which is none of the guest's nodes")));
-        };
-        let result = if message.carries_page() {
-            let memory = self.pages.memory();
-            let read = |page: &mut [u8; PAGE_BYTES]| memory.read_page(message.gfn(), page);
-            let queued = peer.connection.queue_page(message, read);
-            queued.map(|read| read.map_err(failed_here))
-        } else {
-            peer.connection.queue(message).map(Ok)
-        };
-        self.queued_for.insert(to);
-        result.map_err(|error| lost(to, &error))?
+        let memory = self.pages.memory();
+        self.links.queue(to, message, |page| memory.read_page(message.gfn(), page).map_err(failed_here))
     }
 
-    /// Sends what was queued, as far as the connections take it.
+    /// Sends what was queued, as far as the links take it.
     fn flush(&mut self) -> Result<(), PagerFailure> {
-        for to in mem::take(&mut self.queued_for).iter() {
-            if self.peers[to.index()].as_ref().is_some_and(|peer| !peer.blocked) {
-                self.flush_peer(to)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn flush_peer(&mut self, to: NodeId) -> Result<(), PagerFailure> {
-        let Some(Some(peer)) = self.peers.get_mut(to.index()) else { return Ok(()) };
-        let blocked = peer.connection.flush().map_err(|error| lost(to, &error))? == Flushed::Blocked;
-        if blocked != peer.blocked {
-            peer.blocked = blocked;
-            let writable = if blocked { EventFlags::OUT } else { EventFlags::empty() };
-            let (descriptor, data) = (peer.connection.descriptor(), EventData::new_u64(u64::from(to.0)));
-            epoll::modify(&self.epoll, descriptor, data, EventFlags::IN | writable)
-                .map_err(|errno| here(format!("watching the connection to {to} failed: {errno}")))?;
-        }
-        Ok(())
+        self.links.flush(self.now())
     }
 
     /// Microseconds of the thread's own monotonic clock.
@@ -425,6 +378,11 @@ impl Driver {
     fn tell_stats(&self, reply: &SyncSender<PagerStats>) {
         // It fails only if nobody waits for the answer any more.
         let _ = reply.send(self.stats());
+    }
+
+    fn tell_pages_only_at(&self, peer: NodeId, reply: &SyncSender<u64>) {
+        // As above.
+        let _ = reply.send(self.node.pages_only_at(peer));
     }
 
     fn stats(&self) -> PagerStats {
@@ -438,12 +396,9 @@ impl Driver {
             resident_bytes: self.pages.memory().resident_bytes(),
             protocol: self.node.counters(),
             holdings: self.node.holdings(),
-            links: self.links,
+            links: self.links.counts(),
             ..PagerStats::default()
         };
-        for peer in self.peers.iter().flatten() {
-            stats.links.merge(&peer.connection.counts());
-        }
         self.waiting.fill(&mut stats);
         stats
     }
@@ -493,13 +448,9 @@ fn timespec(span_us: Micros) -> Timespec {
 }
 
 fn here(what: String) -> PagerFailure {
-    PagerFailure { peer: None, what }
+    PagerFailure::here(what)
 }
 
 fn failed_here(error: impl Into<PagesError>) -> PagerFailure {
     here(error.into().to_string())
-}
-
-fn lost(peer: NodeId, error: &LinkError) -> PagerFailure {
-    PagerFailure { peer: Some(peer), what: error.to_string() }
 }

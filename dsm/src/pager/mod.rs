@@ -8,6 +8,9 @@
 //! moment) and go out when all actions of the event are done. A page that was granted to another node is thus out of
 //! this guest's reach before that node can write it, even if this thread is held up in between.
 //!
+//! **Links.** One that breaks is replaced ([`Resume`]): nothing that was sent over it is lost. If that does not succeed
+//! in time, or nobody is there to do it, the peer is lost.
+//!
 //! **Failure.** When a peer is lost, breaks the protocol, or the kernel refuses an operation, the pager reports one
 //! [`PagerFailure`], closes its connections, lets borrowers go and serves no more faults: vCPUs that wait go on
 //! waiting, because there is no right page to give them. [`Pager::stop`] releases them.
@@ -21,6 +24,7 @@ mod ahead;
 mod borrow;
 mod driver;
 mod hot;
+mod links;
 mod pages;
 mod stats;
 mod tables;
@@ -37,15 +41,17 @@ use rustix::event::EventfdFlags;
 use thiserror::Error;
 use vm_memory::GuestMemoryMmap;
 
-use self::borrow::{BorrowRequest, PageRun};
+use self::borrow::BorrowRequest;
 use self::driver::Driver;
+use self::links::NewLink;
 use crate::ids::{Gfn, NodeId, NODES_MAX};
 use crate::link::{Link, TcpLink};
 use crate::memory::{MemoryError, NodeMemory};
 use crate::protocol::{Access, LeasePolicy};
 
-pub use borrow::{BorrowError, Borrowed, BORROW_PAGES_MAX};
+pub use borrow::{BorrowError, Borrowed, BorrowedPages, PageSet, Wanted, BORROW_PAGES_MAX};
 pub use hot::{HotPage, HOTTEST_MAX};
+pub use links::{LinkBroke, Rejoin, Resume};
 pub use pages::PagesError;
 pub use stats::{LatencyStats, PagerStats};
 pub use tables::TableCache;
@@ -138,6 +144,21 @@ pub struct PagerFailure {
     pub peer: Option<NodeId>,
     /// What happened, in one sentence.
     pub what: String,
+    /// How many pages only that peer has, as far as this node is their home; see
+    /// [`Node::pages_only_at`](crate::protocol::Node::pages_only_at).
+    pub pages_only_there: Option<u64>,
+}
+
+impl PagerFailure {
+    /// Trouble of this node's own.
+    fn here(what: String) -> Self {
+        PagerFailure { peer: None, what, pages_only_there: None }
+    }
+
+    /// A peer is lost, or to blame.
+    fn of(peer: NodeId, what: String) -> Self {
+        PagerFailure { peer: Some(peer), what, pages_only_there: None }
+    }
 }
 
 /// What the pager calls.
@@ -146,26 +167,30 @@ pub struct PagerHooks {
     pub on_failure: Box<dyn Fn(PagerFailure) + Send + Sync>,
     /// What this host makes of guest page tables, where it does; see [`TableCache`].
     pub tables: Option<Box<dyn TableCache>>,
+    /// Who replaces links that break. `None`: a link that breaks is a lost peer.
+    pub resume: Option<Resume>,
 }
 
 impl<F: Fn(PagerFailure) + Send + Sync + 'static> From<Box<F>> for PagerHooks {
     fn from(on_failure: Box<F>) -> Self {
-        PagerHooks { on_failure, tables: None }
+        PagerHooks { on_failure, tables: None, resume: None }
     }
 }
 
 impl From<Box<dyn Fn(PagerFailure) + Send + Sync>> for PagerHooks {
     fn from(on_failure: Box<dyn Fn(PagerFailure) + Send + Sync>) -> Self {
-        PagerHooks { on_failure, tables: None }
+        PagerHooks { on_failure, tables: None, resume: None }
     }
 }
 
 /// What other threads ask of the pager thread.
 enum Command {
     Borrow(BorrowRequest),
-    Return(PageRun),
+    Return(PageSet),
     Stats(SyncSender<PagerStats>),
     RealTime(SyncSender<io::Result<()>>),
+    PagesOnlyAt(NodeId, SyncSender<u64>),
+    Relink(NewLink),
     Stop,
 }
 
@@ -244,7 +269,7 @@ impl Pager {
         links: Vec<(NodeId, Box<dyn Link>)>,
         hooks: impl Into<PagerHooks>,
     ) -> Result<Pager, PagerError> {
-        let PagerHooks { on_failure, tables } = hooks.into();
+        let PagerHooks { on_failure, tables, resume } = hooks.into();
         check(&config, &memory, &links)?;
         let alias = memory.alias_view();
         if config.tracking == Tracking::Off {
@@ -253,7 +278,7 @@ impl Pager {
         let system = |what| move |source| PagerError::System { what, source };
         let (commands, inbox) = sync_channel(COMMANDS_MAX);
         let bell = Arc::new(Bell::new().map_err(system("eventfd"))?);
-        let driver = Driver::new(config, memory.clone(), links, tables, (bell.clone(), inbox))?;
+        let driver = Driver::new(config, memory.clone(), links, (tables, resume), (bell.clone(), inbox))?;
         let thread = std::thread::Builder::new()
             .name("pager".into())
             .spawn(move || driver.run(&on_failure))
@@ -280,6 +305,21 @@ impl Pager {
         };
         stats.resident_bytes = self.memory.resident_bytes();
         stats
+    }
+
+    /// Gives the pager a new link to `peer` in place of one that broke, or is about to. One that comes too late is
+    /// dropped. Does nothing when the pager has stopped.
+    pub fn relink(&self, peer: NodeId, link: Box<dyn Link>, rejoin: Rejoin) {
+        let _stopped = self.send(Command::Relink(NewLink { peer, link, rejoin }));
+    }
+
+    /// How many pages only `peer` has, as far as this node is their home; see
+    /// [`Node::pages_only_at`](crate::protocol::Node::pages_only_at). `None` when the pager has stopped.
+    pub fn pages_only_at(&self, peer: NodeId) -> Option<u64> {
+        self.thread.as_ref()?;
+        let (reply, answer) = sync_channel(1);
+        self.send(Command::PagesOnlyAt(peer, reply)).ok()?;
+        answer.recv().ok()
     }
 
     /// Lets the pager thread run before every ordinary thread of this host (`SCHED_FIFO`, priority 1).
@@ -310,6 +350,14 @@ impl Pager {
         Borrowed::new(self, gpa, len, access)
     }
 
+    /// As [`Pager::borrow`], for pages that need not lie together. All of them are asked for at once.
+    ///
+    /// # Errors
+    /// If one of them is not RAM, or the pager has stopped.
+    pub fn borrow_pages(&self, pages: PageSet) -> Result<BorrowedPages<'_>, BorrowError> {
+        BorrowedPages::new(self, pages)
+    }
+
     /// Stops the thread, closes the connections and the userfaultfd. Threads that wait for a page are released, to
     /// memory that is right no more: see the module documentation for the order. Does nothing the second time.
     pub fn stop(&self) {
@@ -328,12 +376,12 @@ impl Pager {
     }
 
     /// Waits until the pages are here.
-    fn collect(&self, run: PageRun, access: Access) -> Result<(), BorrowError> {
-        if self.thread.is_none() {
+    fn collect(&self, pages: &PageSet) -> Result<(), BorrowError> {
+        if self.thread.is_none() || pages.pages().is_empty() {
             return Ok(());
         }
         let (ready, told) = sync_channel(1);
-        self.send(Command::Borrow(BorrowRequest { run, access, ready }))?;
+        self.send(Command::Borrow(BorrowRequest { pages: pages.clone(), ready }))?;
         told.recv().map_err(|_| BorrowError::Stopped)
     }
 

@@ -31,6 +31,8 @@ pub(super) struct WaitingFaults {
     write: LatencyRecorder,
     upgrade: LatencyRecorder,
     unmeasured: u64,
+    /// What a page of another node takes to come, in sixteenths of microseconds, smoothed over some sixteen faults.
+    usual_16: u64,
 }
 
 /// What has become possible for those who wait.
@@ -53,6 +55,7 @@ impl Default for WaitingFaults {
             write: LatencyRecorder::default(),
             upgrade: LatencyRecorder::default(),
             unmeasured: 0,
+            usual_16: 0,
         }
     }
 }
@@ -97,7 +100,16 @@ impl WaitingFaults {
             FaultKind::MissingWrite => &mut self.write,
             FaultKind::WriteProtected => &mut self.upgrade,
         };
-        recorder.record(now.saturating_sub(fault.since));
+        let took = now.saturating_sub(fault.since);
+        recorder.record(took);
+        if fault.step != step {
+            self.usual_16 = (self.usual_16 + took).saturating_sub(self.usual_16 / 16);
+        }
+    }
+
+    /// What a page of another node takes to come.
+    pub(super) fn usual_us(&self) -> Micros {
+        self.usual_16 / 16
     }
 
     /// Puts the figures into `stats`.

@@ -169,6 +169,17 @@ impl Directory {
         self.extents[extent] = ExtentEntry::Whole(self.me);
     }
 
+    /// Pages that no node but `node` has.
+    pub fn pages_only_at(&self, node: NodeId) -> u64 {
+        let only_there = |entry: &Entry| entry.holders() == NodeSet::only(node);
+        let count = |extent: &ExtentEntry| match extent {
+            ExtentEntry::Untouched => 0,
+            ExtentEntry::Whole(owner) => u64::from(*owner == node) * EXTENT_PAGES,
+            ExtentEntry::Split(entries) => entries.iter().filter(|entry| only_there(entry)).count() as u64,
+        };
+        self.extents.iter().map(count).sum()
+    }
+
     /// What is being done about the page.
     pub fn transaction(&self, gfn: Gfn) -> Option<&Transaction> {
         self.transactions.get(gfn)
@@ -355,6 +366,25 @@ impl Directory {
             self.transactions.get_mut(gfn).and_then(|transaction| transaction.queue.pop())
         {
             self.asked[forgotten.node.index()] -= 1;
+        }
+    }
+
+    /// Forgets what is being done about the page, and who waits.
+    pub fn forget_transaction(&mut self, gfn: Gfn) {
+        let forgotten = self.transactions.take(gfn);
+        forgotten.into_iter().for_each(|transaction| self.asked[transaction.requester.index()] -= 1);
+    }
+
+    /// Counts a request of `node` that there is not.
+    pub fn count_request(&mut self, node: NodeId) {
+        self.asked[node.index()] += 1;
+    }
+
+    /// Whoever waits for the page with the latest turn is now the first.
+    pub fn latest_waits_first(&mut self, gfn: Gfn) {
+        let Some(transaction) = self.transactions.get_mut(gfn) else { return };
+        for request in transaction.queue.waiting.iter_mut().flatten() {
+            request.turn.0 = request.turn.0.wrapping_neg();
         }
     }
 

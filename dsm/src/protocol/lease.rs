@@ -154,6 +154,15 @@ impl Leases {
 }
 
 #[cfg(test)]
+impl Leases {
+    /// Keeps the present turn for as long as there is no end.
+    pub fn keep_turn(&mut self) {
+        self.since = Micros::MAX;
+        self.fulfilled = Micros::MAX;
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -246,6 +246,12 @@ impl Node {
         self.pages.holdings()
     }
 
+    /// How many pages only `node` may have, of those whose home this node is: they are gone if `node` is. Pages that were
+    /// never written count too, in extents that it has as a whole. Looks at every page's entry.
+    pub fn pages_only_at(&self, node: NodeId) -> u64 {
+        self.directory.pages_only_at(node)
+    }
+
     /// What this node's guest may do with a page; nothing where no RAM is.
     pub fn rights(&self, gfn: Gfn) -> Rights {
         self.place(gfn).map_or(Rights::None, |place| self.pages.rights(place))

@@ -31,6 +31,15 @@ impl ForPage for Deferred {
     }
 }
 
+#[cfg(test)]
+impl Deferred {
+    /// What this node will say when it has obeyed, if it is to say that a copy is gone.
+    pub fn acknowledgement(&self) -> Option<Action> {
+        let message = Message::Invalidated { gfn: self.place.gfn, txn: self.txn };
+        (self.order == Order::Invalidate).then_some(Action::Send { to: self.requester, message })
+    }
+}
+
 impl Node {
     /// The page's home wants it given up, or sent to another node.
     pub(super) fn recalled(

@@ -93,6 +93,14 @@ impl Wanted {
     }
 }
 
+#[cfg(test)]
+impl Wanted {
+    /// Whose acknowledgements have come.
+    pub fn acks_mut(&mut self) -> &mut NodeSet {
+        &mut self.acks
+    }
+}
+
 fn lend(place: Place, access: Access, pages: &mut PageTable, counters: &mut Counters, out: &mut Outbox<'_>) {
     *pages.lent_mut(place) += 1;
     counters.lends += 1;

@@ -6,7 +6,9 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use tessera_dsm::memory::NodeMemory;
-use tessera_dsm::pager::{AskAhead, BorrowError, PagerConfig, PagerError, PagerStats, Tracking};
+use tessera_dsm::pager::{
+    AskAhead, BorrowError, PageSet, PagerConfig, PagerError, PagerStats, Tracking, Wanted,
+};
 use tessera_dsm::protocol::{Access, Message, Txn};
 use tessera_dsm::{wire, Gfn, NodeId, EXTENT_BYTES, EXTENT_PAGES, PAGE_BYTES};
 use vm_memory::{Bytes, GuestAddress};
@@ -157,6 +159,43 @@ fn many_pages_are_borrowed_at_once() {
         assert_eq!(u64::from_le_bytes(bytes), page);
     }
     drop(lent);
+    assert_eq!(cluster.failures(), []);
+}
+
+#[test]
+fn scattered_pages_are_borrowed_together_each_for_what_it_is_wanted() {
+    let mut cluster = Cluster::new(2, 1, Wires::Tcp);
+    cluster.spawn(1, |guest| [3, 70, SECOND + 9].into_iter().for_each(|page| guest.store(page, page)));
+    cluster.join();
+    let (pager, memory) = (cluster.nodes[0].pager.clone(), cluster.nodes[0].memory.alias_view());
+    let wanted = |gfn: u64, access| Wanted { gpa: gfn << 12, len: 8, access };
+    let ranges = [
+        wanted(SECOND + 9, Access::Write),
+        wanted(3, Access::Read),
+        wanted(70, Access::Write),
+        wanted(4, Access::Write),
+    ];
+    let lent = pager.borrow_pages(PageSet::covering(ranges).expect("few")).expect("RAM");
+    for page in [3, 70, SECOND + 9] {
+        assert_eq!(memory.read_obj::<u64>(GuestAddress(page << 12)).expect("RAM"), page);
+    }
+    memory.write_obj(5u64, GuestAddress(70 << 12)).expect("RAM");
+    memory.write_obj(6u64, GuestAddress(4 << 12)).expect("RAM");
+    let (tell, told) = channel();
+    cluster.spawn(1, move |guest| {
+        // A page lent for reading may still be read elsewhere.
+        assert_eq!(guest.load(3), 3);
+        let _ = tell.send(guest.word(70, 0).fetch_add(1, Ordering::SeqCst));
+    });
+    assert!(told.recv_timeout(Duration::from_millis(100)).is_err(), "the page was taken from its borrower");
+    drop(lent);
+    assert_eq!(told.recv_timeout(HANG), Ok(5));
+    cluster.join();
+    assert_eq!(cluster.guest(1).load(4), 6);
+    let nothing = PageSet::covering([]).expect("nothing");
+    assert!(pager.borrow_pages(nothing).is_ok());
+    let hole = PageSet::covering([wanted(3, Access::Read), wanted(1 << 30, Access::Read)]).expect("few");
+    assert!(matches!(pager.borrow_pages(hole).map(drop), Err(BorrowError::NotRam { .. })));
     assert_eq!(cluster.failures(), []);
 }
 

@@ -4,5 +4,7 @@
 //! `/dev/userfaultfd` (run as root). `--nocapture` prints the fault latencies.
 
 mod coherence;
+mod cuts;
 mod life;
+mod network;
 mod support;

@@ -9,9 +9,13 @@ use std::time::Duration;
 
 use tessera_dsm::link::{Link, TcpLink, UnixLink};
 use tessera_dsm::memory::NodeMemory;
-use tessera_dsm::pager::{AskAhead, Pager, PagerConfig, PagerError, PagerFailure, PagerStats, Tracking};
+use tessera_dsm::pager::{
+    AskAhead, Pager, PagerConfig, PagerError, PagerFailure, PagerHooks, PagerStats, Resume, Tracking,
+};
 use tessera_dsm::protocol::LeasePolicy;
 use tessera_dsm::{Gfn, Layout, NodeId, Region, EXTENT_PAGES, PAGE_BYTES};
+
+use crate::network::Network;
 
 /// A test that takes longer hangs.
 pub const HANG: Duration = Duration::from_secs(60);
@@ -85,11 +89,22 @@ pub fn start(
     memory: Arc<NodeMemory>,
     links: Vec<(NodeId, BoxedLink)>,
 ) -> Result<Node, PagerError> {
+    start_with(config, memory, links, None)
+}
+
+/// Starts one node whose links are replaced.
+pub fn start_with(
+    config: PagerConfig,
+    memory: Arc<NodeMemory>,
+    links: Vec<(NodeId, BoxedLink)>,
+    resume: Option<Resume>,
+) -> Result<Node, PagerError> {
     let (tell, failures) = channel();
-    let report = move |failure| {
+    let on_failure = Box::new(move |failure| {
         let _ = tell.send(failure);
-    };
-    let pager = Pager::start_with_links(config, memory.clone(), links, Box::new(report))?;
+    });
+    let hooks = PagerHooks { on_failure, tables: None, resume };
+    let pager = Pager::start_with_links(config, memory.clone(), links, hooks)?;
     Ok(Node { pager: Arc::new(pager), memory, failures })
 }
 
@@ -152,6 +167,27 @@ impl Cluster {
             let memory = NodeMemory::new(layout(nodes, extents)).expect("memory");
             let config = adjust(&memory, config(me, nodes));
             start(config, memory, links).expect("the pager starts")
+        };
+        Cluster { nodes: (0..nodes).zip(links).map(start_one).collect(), done: channel(), threads: 0 }
+    }
+
+    /// Nodes whose connections break when the network is told to.
+    pub fn over(nodes: u8, extents: u64, network: &Arc<Network>) -> Self {
+        let mut links: Vec<Vec<(NodeId, BoxedLink)>> = (0..nodes).map(|_| Vec::new()).collect();
+        for low in 0..nodes {
+            for high in low + 1..nodes {
+                let (near, far) = network.connect(NodeId(low), NodeId(high));
+                let link = |stream| -> BoxedLink { Box::new(TcpLink::new(stream).expect("link")) };
+                links[usize::from(low)].push((NodeId(high), link(near)));
+                links[usize::from(high)].push((NodeId(low), link(far)));
+            }
+        }
+        let start_one = |(me, links)| {
+            let memory = NodeMemory::new(layout(nodes, extents)).expect("memory");
+            let resume = Some(network.resume(NodeId(me)));
+            let node = start_with(config(me, nodes), memory, links, resume).expect("the pager starts");
+            network.serve(NodeId(me), &node.pager);
+            node
         };
         Cluster { nodes: (0..nodes).zip(links).map(start_one).collect(), done: channel(), threads: 0 }
     }

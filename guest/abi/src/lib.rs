@@ -62,6 +62,11 @@ pub mod port {
     pub const PIT_PORTS: u16 = 4;
     /// Where a PC gates its interval timer's channel 2; absent here.
     pub const PIT_GATE: u16 = 0x61;
+
+    /// PCI configuration mechanism 1: selects a register. Its data ports are the four behind it.
+    pub const PCI_CONFIG: u16 = 0xcf8;
+    /// Ports of PCI configuration mechanism 1.
+    pub const PCI_CONFIG_PORTS: u16 = 8;
 }
 
 /// Global system interrupts: IOAPIC pins.
@@ -76,6 +81,18 @@ pub mod mmio {
     pub const HOLE: u64 = 3 << 30;
     /// One past the hole: RAM goes on here.
     pub const HOLE_END: u64 = 4 << 30;
+    /// Start of the window below 4 GiB in which PCI devices may decode memory.
+    pub const PCI_LOW: u64 = HOLE;
+    /// One past [`PCI_LOW`]'s window.
+    pub const PCI_LOW_END: u64 = ECAM;
+    /// The memory-mapped configuration space (ECAM) of PCI bus 0.
+    pub const ECAM: u64 = 0xe000_0000;
+    /// Bytes of configuration space of one bus: 32 devices of 8 functions of 4 KiB.
+    pub const ECAM_BYTES: u64 = 1 << 20;
+    /// The window above RAM in which PCI devices decode memory begins at a multiple of this.
+    pub const PCI_HIGH_ALIGNMENT: u64 = 1 << 30;
+    /// Bytes of the window above RAM.
+    pub const PCI_HIGH_BYTES: u64 = 1 << 30;
     /// The IOAPIC's page.
     pub const IOAPIC: u64 = 0xfec0_0000;
     /// Bytes of the IOAPIC's window.

@@ -11,7 +11,7 @@
 //!
 //! All of these are in registers before the first access, and what is loaded stays in registers until after the last.
 
-use crate::table::{ARG_ADDRESSES, ARG_BASE, ARG_LOG, ARG_STEP, LOAD_GATE};
+use crate::table::{ARG_ADDRESSES, ARG_BASE, ARG_LOG, ARG_STEP};
 use crate::test::{Fence, Op, Part, Test, THREAD_LOADS_MAX, THREAD_VARIABLES_MAX};
 
 /// A general register, by its number in encodings.
@@ -23,35 +23,15 @@ const RBX: Register = Register(3);
 const RBP: Register = Register(5);
 const RDI: Register = Register(7);
 const BASE: Register = Register(10);
-const R11: Register = Register(11);
-const R14: Register = Register(14);
-const R15: Register = Register(15);
+const STEP: Register = Register(11);
+/// Where the arguments are at first, and what the loads gave in the end.
+const LOG: Register = RDI;
 /// RSI RDX RCX R8 R9.
 const ADDRESSES: [Register; THREAD_VARIABLES_MAX] =
     [Register(6), Register(2), Register(1), Register(8), Register(9)];
 /// RBX RBP R12 R13 R14 R15: the caller's, so they are saved.
-const LOADS: [Register; THREAD_LOADS_MAX] = [RBX, RBP, Register(12), Register(13), R14, R15];
-/// Loads that there is room for where each goes through the gate, which takes registers of its own.
-const GATE_LOADS_MAX: usize = 4;
-
-/// How a thread loads.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Loads {
-    /// By an instruction of its own.
-    Native,
-    /// By the payload's ring 0: R11 = which gate, RDI = address, RAX = what was there.
-    Gate,
-}
-
-impl Loads {
-    /// Where the step between values is kept, and the address for what the loads gave.
-    const fn step_and_log(self) -> (Register, Register) {
-        match self {
-            Loads::Native => (R11, RDI),
-            Loads::Gate => (R14, R15),
-        }
-    }
-}
+const LOADS: [Register; THREAD_LOADS_MAX] =
+    [RBX, RBP, Register(12), Register(13), Register(14), Register(15)];
 
 /// Bytes of an operand.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,42 +42,46 @@ enum Width {
 
 /// The machine code of one thread.
 pub fn thread(test: &Test, thread: usize) -> Vec<u8> {
-    assembled(test, thread, Loads::Native)
-}
-
-/// The machine code of one thread whose plain loads are made by the payload's ring 0, see
-/// [`LOAD_GATE`]; `None` where registers do not suffice, or halves of variables are loaded.
-pub fn gate_thread(test: &Test, thread: usize) -> Option<Vec<u8>> {
-    let possible = !test.is_mixed() && test.loads(thread) <= GATE_LOADS_MAX;
-    possible.then(|| assembled(test, thread, Loads::Gate))
-}
-
-fn assembled(test: &Test, thread: usize, kind: Loads) -> Vec<u8> {
     let variables = test.thread_variables(thread);
     let loads = &LOADS[..test.loads(thread)];
-    let (step, log) = kind.step_and_log();
-    let mut saved = loads.to_vec();
-    saved.extend([step, log].into_iter().filter(|_| kind == Loads::Gate));
-    let mut code = Assembler { bytes: Vec::new(), step };
-    saved.iter().for_each(|&register| code.push(register));
+    let mut code = Assembler::default();
+    loads.iter().for_each(|&register| code.push(register));
     for (&register, word) in ADDRESSES[..variables.len()].iter().zip(ARG_ADDRESSES..) {
         code.load(register, RDI, 8 * word as u8, Width::Eight);
     }
     code.load(BASE, RDI, 8 * ARG_BASE as u8, Width::Eight);
-    code.load(step, RDI, 8 * ARG_STEP as u8, Width::Eight);
-    code.load(log, RDI, 8 * ARG_LOG as u8, Width::Eight);
+    code.load(STEP, RDI, 8 * ARG_STEP as u8, Width::Eight);
+    code.load(LOG, RDI, 8 * ARG_LOG as u8, Width::Eight);
     let mut free = loads.iter();
     for op in &test.threads()[thread] {
-        let place = variables.iter().position(|&known| Some(known) == op.variable());
-        let address = ADDRESSES[place.unwrap_or(0)];
+        let place = |op: &Op| variables.iter().position(|&known| Some(known) == op.variable());
+        let address = ADDRESSES[place(op).unwrap_or(0)];
         // (A test has been checked: there is a register for each load.)
-        let into = op.loaded().and_then(|_| free.next()).copied().unwrap_or(RAX);
-        code.operation(op, address, into, kind);
+        let mut next = || free.next().copied().unwrap_or(RAX);
+        match *op {
+            Op::Store { part, value, .. } => {
+                code.value(RAX, value);
+                code.store(RAX, address, offset(part), width(part));
+            }
+            Op::Load { part, .. } => code.load(next(), address, offset(part), width(part)),
+            Op::Fence(Fence::MFence) => code.mfence(),
+            Op::Fence(Fence::Locked) => code.locked_or_on_stack(),
+            Op::Exchange { value, .. } => {
+                let register = next();
+                code.value(register, value);
+                code.exchange(register, address);
+            }
+            Op::LockedLoad { .. } => {
+                let register = next();
+                code.zero(register);
+                code.exchange_add(register, address);
+            }
+        }
     }
     for (&register, word) in loads.iter().zip(0u8..) {
-        code.store(register, log, 8 * word, Width::Eight);
+        code.store(register, LOG, 8 * word, Width::Eight);
     }
-    saved.iter().rev().for_each(|&register| code.pop(register));
+    loads.iter().rev().for_each(|&register| code.pop(register));
     code.ret();
     code.bytes
 }
@@ -117,50 +101,12 @@ const fn width(part: Part) -> Width {
 }
 
 /// The few instructions that are needed (Intel SDM volume 2).
+#[derive(Default)]
 struct Assembler {
     bytes: Vec<u8>,
-    /// Holds the step between values.
-    step: Register,
 }
 
 impl Assembler {
-    /// One operation on the variable at `address`; what it loads goes to `into`.
-    fn operation(&mut self, op: &Op, address: Register, into: Register, loads: Loads) {
-        match *op {
-            Op::Store { part, value, .. } => {
-                self.value(RAX, value);
-                self.store(RAX, address, offset(part), width(part));
-            }
-            Op::Load { .. } if loads == Loads::Gate => self.load_by_gate(into, address),
-            Op::Load { part, .. } => self.load(into, address, offset(part), width(part)),
-            Op::Fence(Fence::MFence) => self.mfence(),
-            Op::Fence(Fence::Locked) => self.locked_or_on_stack(),
-            Op::Exchange { value, .. } => {
-                self.value(into, value);
-                self.exchange(into, address);
-            }
-            Op::LockedLoad { .. } => {
-                self.zero(into);
-                self.exchange_add(into, address);
-            }
-        }
-    }
-
-    fn load_by_gate(&mut self, to: Register, address: Register) {
-        // MOV R11D, gate.
-        self.bytes.extend([0x41, 0xbb]);
-        self.bytes.extend((LOAD_GATE as u32).to_le_bytes());
-        self.copy(RDI, address);
-        // UD2.
-        self.bytes.extend([0x0f, 0x0b]);
-        self.copy(to, RAX);
-    }
-
-    fn copy(&mut self, to: Register, from: Register) {
-        self.bytes.extend([0x48 | (from.0 >> 3) << 2 | to.0 >> 3, 0x89]);
-        self.bytes.push(0xc0 | (from.0 & 7) << 3 | to.0 & 7);
-    }
-
     /// Prefix, opcode and operands of an instruction with a register and memory at `base` + `offset`. The base is none
     /// of RSP and R12, which are encoded otherwise.
     fn memory(&mut self, width: Width, opcode: &[u8], register: Register, base: Register, offset: u8) {
@@ -192,10 +138,9 @@ impl Assembler {
     fn value(&mut self, to: Register, value: u8) {
         let mut from = BASE;
         for scale in (0..4).filter(|bit| value >> bit & 1 == 1) {
-            // LEA to, [from + step * 2^scale]: with a displacement, because R13 as a base needs one.
-            let step = self.step;
-            self.bytes.push(0x48 | (to.0 >> 3) << 2 | (step.0 >> 3) << 1 | from.0 >> 3);
-            self.bytes.extend([0x8d, 0x44 | (to.0 & 7) << 3, scale << 6 | (step.0 & 7) << 3 | from.0 & 7, 0]);
+            // LEA to, [from + STEP * 2^scale]: with a displacement, because R13 as a base needs one.
+            self.bytes.push(0x48 | (to.0 >> 3) << 2 | (STEP.0 >> 3) << 1 | from.0 >> 3);
+            self.bytes.extend([0x8d, 0x44 | (to.0 & 7) << 3, scale << 6 | (STEP.0 & 7) << 3 | from.0 & 7, 0]);
             from = to;
         }
     }
@@ -251,34 +196,5 @@ mod tests {
             &[0xc3],                      // ret
         ];
         assert_eq!(thread(&test, 0), expected.concat());
-    }
-
-    #[test]
-    fn through_the_gate_a_load_is_a_request_to_ring_0() {
-        let test: Test = "x=2; r0=y | y=1 | exists 0:r0=0".parse().unwrap();
-        let expected: &[&[u8]] = &[
-            &[0x40, 0x53],                         // push rbx
-            &[0x41, 0x56],                         // push r14
-            &[0x41, 0x57],                         // push r15
-            &[0x48, 0x8b, 0x77, 24],               // mov rsi, [rdi + 24]
-            &[0x48, 0x8b, 0x57, 32],               // mov rdx, [rdi + 32]
-            &[0x4c, 0x8b, 0x57, 0],                // mov r10, [rdi]
-            &[0x4c, 0x8b, 0x77, 8],                // mov r14, [rdi + 8]
-            &[0x4c, 0x8b, 0x7f, 16],               // mov r15, [rdi + 16]
-            &[0x4b, 0x8d, 0x44, 0x72, 0],          // lea rax, [r10 + 2 * r14]
-            &[0x48, 0x89, 0x46, 0],                // mov [rsi], rax
-            &[0x41, 0xbb, 0x0c, 0xe7, 0x55, 0x7e], // mov r11d, LOAD_GATE
-            &[0x48, 0x89, 0xd7],                   // mov rdi, rdx
-            &[0x0f, 0x0b],                         // ud2
-            &[0x48, 0x89, 0xc3],                   // mov rbx, rax
-            &[0x49, 0x89, 0x5f, 0],                // mov [r15], rbx
-            &[0x41, 0x5f],                         // pop r15
-            &[0x41, 0x5e],                         // pop r14
-            &[0x40, 0x5b],                         // pop rbx
-            &[0xc3],                               // ret
-        ];
-        assert_eq!(gate_thread(&test, 0).unwrap(), expected.concat());
-        let mixed: Test = "x.lo=2; r0=y | y=1 | exists 0:r0=0".parse().unwrap();
-        assert_eq!(gate_thread(&mixed, 0), None);
     }
 }

@@ -52,10 +52,9 @@ fn record(test: &Test, alignment: Alignment) -> Result<Vec<u8>, TestError> {
         bytes.push(test.loads(thread) as u8);
         let variables: Vec<u8> = test.thread_variables(thread).iter().map(|variable| variable.0).collect();
         counted(&mut bytes, &variables);
-        for code in [code::thread(test, thread), code::gate_thread(test, thread).unwrap_or_default()] {
-            bytes.extend((code.len() as u16).to_le_bytes());
-            bytes.extend(code);
-        }
+        let code = code::thread(test, thread);
+        bytes.extend((code.len() as u16).to_le_bytes());
+        bytes.extend(code);
     }
     let outcomes = oracle::allowed(test, alignment)?;
     bytes.extend((outcomes.len() as u32).to_le_bytes());

@@ -10,7 +10,7 @@
 //! | 1 + n | variables; for each a [`Last`] |
 //! | 1 + 4n | digits; for each source (thread, or 0xff for a last value), load, variable, [`View`] |
 //! | 1 | threads; for each: |
-//! | 1, 1 + n, 2 + n, 2 + n | its loads; its variables; its code, see `code`; the same with [`LOAD_GATE`], or nothing |
+//! | 1, 1 + n, 2 + n | its loads; its variables; its code's length and the code, see `code` |
 //! | 4 + 9n | allowed outcomes, ascending: 8 bytes each, then for each a byte: whether it is the one asked for |
 
 use crate::outcome::{Outcome, DIGITS_MAX};
@@ -37,9 +37,6 @@ pub const ARG_LOG: usize = 2;
 pub const ARG_ADDRESSES: usize = 3;
 /// How many words there are at most.
 pub const ARG_WORDS: usize = ARG_ADDRESSES + THREAD_VARIABLES_MAX;
-
-/// What R11 holds when the code asks the payload's ring 0, by an invalid instruction, to load the word at RDI into RAX.
-pub const LOAD_GATE: u64 = 0x7e55_e70c;
 
 /// What a digit's source is called when it is the last value of a variable.
 pub const SOURCE_LAST: u8 = 0xff;
@@ -111,8 +108,6 @@ pub struct Thread<'a> {
     pub variables: &'a [u8],
     /// Its machine code.
     pub code: &'a [u8],
-    /// The same with loads from ring 0; empty where the thread has too much to keep in registers for that.
-    pub gate_code: &'a [u8],
 }
 
 /// One encoded test.
@@ -211,9 +206,7 @@ impl<'a> Record<'a> {
             let loads = rest.number(1)?;
             let variables = rest.counted(1)?;
             let length = rest.number(2)?;
-            let code = rest.take(length)?;
-            let length = rest.number(2)?;
-            *thread = Thread { loads, variables, code, gate_code: rest.take(length)? };
+            *thread = Thread { loads, variables, code: rest.take(length)? };
         }
         let outcomes = rest.number(4)?;
         let record = Record {

@@ -8,7 +8,8 @@ use crate::trouble::Trouble;
 
 const CPU_ONLINE: &str = "/sys/devices/system/cpu/online";
 const CLOCKSOURCE: &str = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
-const NODES: &str = "/sys/devices/system/node";
+/// Where the kernel shows NUMA nodes.
+pub const NODES: &str = "/sys/devices/system/node";
 
 /// A list as the kernel prints it: `0-3,8`. Pieces that are no numbers are left out.
 pub fn parse_list(text: &str) -> Vec<usize> {
@@ -112,15 +113,23 @@ pub fn clocksource() -> String {
     fs::read_to_string(CLOCKSOURCE).map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
 }
 
-/// Each NUMA node with its CPUs and memory, as the kernel sees them.
-pub fn numa() -> Vec<Object> {
+/// The NUMA nodes' numbers, ascending.
+pub fn node_numbers() -> Vec<usize> {
     let mut nodes: Vec<usize> = fs::read_dir(NODES)
         .into_iter()
         .flatten()
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_prefix("node")?.parse().ok())
         .collect();
     nodes.sort_unstable();
-    nodes.into_iter().map(|node| describe(node, &Path::new(NODES).join(format!("node{node}")))).collect()
+    nodes
+}
+
+/// Each NUMA node with its CPUs and memory, as the kernel sees them.
+pub fn numa() -> Vec<Object> {
+    node_numbers()
+        .into_iter()
+        .map(|node| describe(node, &Path::new(NODES).join(format!("node{node}"))))
+        .collect()
 }
 
 fn describe(node: usize, folder: &Path) -> Object {
@@ -131,7 +140,8 @@ fn describe(node: usize, folder: &Path) -> Object {
     object
 }
 
-fn total_kib(meminfo: &str) -> u64 {
+/// The total of a `meminfo` of a NUMA node, in KiB; 0 where there is none.
+pub fn total_kib(meminfo: &str) -> u64 {
     let line = meminfo.lines().find(|line| line.contains("MemTotal:")).unwrap_or_default();
     line.split_ascii_whitespace().filter_map(|word| word.parse().ok()).next_back().unwrap_or(0)
 }

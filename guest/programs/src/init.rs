@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::json::Object;
 use crate::orders::{End, Order, Orders};
-use crate::{cpus, kmsg, programs, shell};
+use crate::{cpus, kmsg, modules, programs, shell};
 
 /// File systems: type, where, and whether it is also the root of device nodes.
 const MOUNTS: &[(&CStr, &CStr)] = &[(c"proc", c"/proc"), (c"sysfs", c"/sys"), (c"devtmpfs", c"/dev")];
@@ -22,6 +22,9 @@ pub fn run() -> ExitCode {
     mount_all();
     open_console();
     start_waiting_cpus();
+    for trouble in modules::load_all() {
+        say(&format!("TESSERA-FAILED {trouble}\n"));
+    }
     say_ready();
     let cmdline = fs::read_to_string("/proc/cmdline").unwrap_or_default();
     let orders = Orders::from_cmdline(&cmdline);

@@ -9,6 +9,7 @@ pub mod init;
 pub mod json;
 pub mod kmsg;
 pub mod memory;
+pub mod modules;
 pub mod orders;
 pub mod programs;
 pub mod random;

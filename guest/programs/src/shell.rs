@@ -2,7 +2,6 @@
 //! space.
 
 use std::fs;
-use std::io::BufRead;
 
 use crate::init::{self, say};
 use crate::orders::{End, Order};
@@ -28,8 +27,9 @@ enum Answer {
 /// Reads commands until one ends the machine. An end of input switches off.
 pub fn run() {
     say(PROMPT);
-    for line in std::io::stdin().lock().lines() {
-        let Ok(line) = line else { break };
+    // Not by one lock for all: a program that reads the console is a fork of this process, and would find the lock held.
+    let next = || std::io::stdin().lines().next().and_then(Result::ok);
+    while let Some(line) = next() {
         match answer(&line) {
             Answer::Say(text) => say(&text),
             Answer::Run(order) => {

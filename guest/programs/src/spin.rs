@@ -3,9 +3,13 @@
 
 use std::sync::atomic::{fence, AtomicU32, Ordering};
 
-/// Cycles to spin before sleeping: some tens of milliseconds, longer than a number of pages take to come. To be woken on
-/// another host costs more than that.
-const SPIN_CYCLES: u64 = 100_000_000;
+/// How long to wait awake before sleeping, unless told otherwise: some tens of milliseconds, longer than a number of pages
+/// take to come. To be woken on another host costs more than that.
+pub const PATIENCE: Cycles = Cycles(100_000_000);
+
+/// A time by the time-stamp counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cycles(pub u64);
 
 /// The time-stamp counter, read neither before earlier loads nor after later ones.
 pub fn tsc() -> u64 {
@@ -23,18 +27,18 @@ pub fn until(mut done: impl FnMut() -> bool) {
     let mut start = tsc();
     while !done() {
         std::hint::spin_loop();
-        if tsc().wrapping_sub(start) > SPIN_CYCLES {
+        if tsc().wrapping_sub(start) > PATIENCE.0 {
             std::thread::yield_now();
             start = tsc();
         }
     }
 }
 
-/// Waits until `word` differs from what `passes` refuses: spins for a while, then sleeps on the word.
-/// `asleep` tells the writer that it must [`wake`]; it has a page of its own, written only around a sleep.
-pub fn wait(word: &AtomicU32, asleep: &AtomicU32, passes: impl Fn(u32) -> bool) {
+/// Waits until `word` differs from what `passes` refuses: spins for as long as its patience lasts, then sleeps on the
+/// word. `asleep` tells the writer that it must wake; it has a page of its own, written only around a sleep.
+pub fn wait(word: &AtomicU32, asleep: &AtomicU32, patience: Cycles, passes: impl Fn(u32) -> bool) {
     let start = tsc();
-    while tsc().wrapping_sub(start) < SPIN_CYCLES {
+    while tsc().wrapping_sub(start) < patience.0 {
         if passes(word.load(Ordering::Acquire)) {
             return;
         }
@@ -88,7 +92,7 @@ mod tests {
     fn a_waiter_that_sleeps_is_woken() {
         let (word, asleep) = (AtomicU32::new(0), AtomicU32::new(0));
         std::thread::scope(|scope| {
-            let waiter = scope.spawn(|| wait(&word, &asleep, |value| value >= 3));
+            let waiter = scope.spawn(|| wait(&word, &asleep, PATIENCE, |value| value >= 3));
             for value in 1..=3 {
                 std::thread::sleep(std::time::Duration::from_millis(20));
                 publish(&word, value, std::iter::once(&asleep));

@@ -38,8 +38,8 @@ pub struct MapEntry {
 
 /// The memory map of a guest: ascending, without overlap, neighbouring RAM of different nodes in one entry.
 ///
-/// Reserved: the legacy area with the ACPI tables below 1 MiB, and what KVM and the VMM keep for themselves in
-/// the hole below 4 GiB.
+/// Reserved: the legacy area with the ACPI tables below 1 MiB, and in the hole below 4 GiB PCI's configuration
+/// space and what KVM and the VMM keep for themselves.
 pub fn map(layout: &Layout) -> Vec<MapEntry> {
     let mut ram: Vec<Range<u64>> = Vec::new();
     for region in layout.regions() {
@@ -51,6 +51,7 @@ pub fn map(layout: &Layout) -> Vec<MapEntry> {
     }
     let reserved = [
         at::LOW_RAM_END..at::LEGACY_END,
+        mmio::ECAM..mmio::ECAM + mmio::ECAM_BYTES,
         mmio::PRIVATE..mmio::PRIVATE_END,
         mmio::IDENTITY_MAP..mmio::HOLE_END,
     ];
@@ -152,6 +153,7 @@ mod tests {
                 (0, 0x9_fc00, 1),
                 (0x9_fc00, 0x10_0000, 2),
                 (0x10_0000, 3 * GIB, 1),
+                (0xe000_0000, 0xe010_0000, 2),
                 (0xfef0_0000, 0xff00_0000, 2),
                 (0xfffb_c000, 4 * GIB, 2),
                 (4 * GIB, 5 * GIB, 1),

@@ -1,5 +1,7 @@
 //! Where RAM is and which node's it is.
 
+use std::ops::Range;
+
 use tessera_abi::mmio;
 use tessera_dsm::ids::{Gfn, NodeId, EXTENT_BYTES, EXTENT_PAGES, NODES_MAX};
 use tessera_dsm::layout::{Layout, Region};
@@ -56,6 +58,13 @@ pub fn layout_with_shares(shares: &[u64]) -> Result<Layout, BootError> {
     Ok(Layout::new(regions)?)
 }
 
+/// The window above RAM in which PCI devices decode memory. The same on all nodes, since their layout is.
+pub fn pci_window(layout: &Layout) -> Range<u64> {
+    let ram_end = layout.regions().last().map_or(0, |region| region.end().gpa());
+    let start = ram_end.max(mmio::HOLE_END).next_multiple_of(mmio::PCI_HIGH_ALIGNMENT);
+    start..start + mmio::PCI_HIGH_BYTES
+}
+
 /// The end of the RAM that begins at address 0 and is all node 0's: where a loader may write.
 pub(super) fn low_end(layout: &Layout) -> Result<u64, BootError> {
     match layout.regions().first() {
@@ -92,6 +101,18 @@ mod tests {
         let exact = layout_with_shares(&[3 * GIB, GIB]).unwrap();
         assert_eq!(exact.regions().len(), 2);
         assert_eq!(exact.regions()[1].start.gpa(), 4 * GIB);
+    }
+
+    #[test]
+    fn the_pci_window_is_above_all_ram_and_above_4_gib() {
+        for (bytes, start) in [(2 * MIB, 4), (3 * GIB, 4), (4 * GIB, 5), (4 * GIB + 2 * MIB, 6)] {
+            let window = pci_window(&layout_for(bytes, 1).unwrap());
+            assert_eq!(
+                (window.start, window.end),
+                (start * GIB, (start + 1) * GIB),
+                "{bytes:#x} bytes of RAM"
+            );
+        }
     }
 
     #[test]

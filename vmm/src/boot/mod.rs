@@ -11,7 +11,7 @@
 //! - a static **ELF64** executable (`vmlinux`, or a bare-metal payload), entered at its ELF entry.
 //!
 //! Both are entered in long mode with the first 4 GiB mapped one to one and RSI pointing to the zero page. There
-//! is no firmware: the platform is ACPI hardware-reduced, without PIC, PIT, HPET, PM timer, CMOS clock and PCI.
+//! is no firmware: the platform is ACPI hardware-reduced, without PIC, PIT, HPET and PM timer.
 
 pub mod acpi;
 pub mod cmdline;
@@ -34,7 +34,7 @@ use vm_memory::GuestMemoryMmap;
 
 pub use entry::Entry;
 pub use error::BootError;
-pub use memory::{layout_for, layout_with_shares};
+pub use memory::{layout_for, layout_with_shares, pci_window};
 
 use image::{Image, Kernel};
 use place::GuestWriter;

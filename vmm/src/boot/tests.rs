@@ -112,7 +112,7 @@ fn a_bzimage_is_loaded_by_the_64_bit_protocol() {
         [0xb0, 0xfe, 0xe6, 0x64],
         "reset vector"
     );
-    assert_eq!(page.e820_entries, 5);
+    assert_eq!(page.e820_entries, 6);
     assert_eq!({ page.e820_table[2].addr }, MIB);
     assert_eq!({ page.e820_table[2].size }, 255 * MIB, "both nodes' RAM in one run");
 }

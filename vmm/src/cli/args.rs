@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::device_options;
 use super::key_values::{self, KeyValues};
 use super::Failure;
 use crate::control::address::HostAddress;
@@ -126,6 +127,15 @@ pub struct RunArgs {
     /// Memory, and how much of it each host contributes (K, M, G, T: powers of 1024)
     #[arg(long, value_name = "size=N[,per-host=[N,...]]")]
     pub memory: Option<KeyValues>,
+    /// Disks: raw images or block devices, by absolute paths on the first host; may be given several times
+    #[arg(long, value_name = "path=FILE[,readonly=on][,serial=TEXT]", num_args = 1..)]
+    pub disk: Vec<KeyValues>,
+    /// A source of random numbers, /dev/urandom unless given
+    #[arg(long, value_name = "src=FILE")]
+    pub rng: Option<KeyValues>,
+    /// A virtio console (hvc0) besides the serial one: `tty` prints here, and has the keyboard
+    #[arg(long, value_name = "off|null|tty|file=PATH")]
+    pub console: Option<String>,
     /// For how long a host may keep a page that it was granted, in microseconds
     #[arg(long, value_name = "US", value_parser = clap::value_parser!(u32).range(..=i64::from(LEASE_US_MAX)))]
     pub lease_us: Option<u32>,
@@ -144,6 +154,10 @@ pub struct RunArgs {
     /// By how many parts in a million the hosts' TSC frequencies may differ
     #[arg(long, value_name = "PPM", default_value_t = 250)]
     pub tsc_tolerance_ppm: u32,
+    /// For a Linux guest, time passes so many times slower than on the wall. For emulated hosts: so slow a machine is
+    /// otherwise busy with nothing but its timer interrupts
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub slow_clock: u32,
 }
 
 /// Choices of `--on-reboot`.
@@ -185,6 +199,7 @@ impl RunArgs {
             cmdline: self.cmdline.clone(),
             cpus,
             memory,
+            devices: device_options::devices(self)?,
             lease_us: self.lease_us,
             report: self.report.clone(),
             on_reboot: match self.on_reboot {
@@ -200,6 +215,7 @@ impl RunArgs {
                 false => TableWritePolicy::Refuse,
             },
             tsc_tolerance_ppm: self.tsc_tolerance_ppm,
+            slow_clock: self.slow_clock,
             worker_arguments,
         })
     }
@@ -289,6 +305,7 @@ pub struct MoveArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::devices::{ConsoleSpec, DeviceSpec, DiskAccess, DiskSpec, RngSpec};
     use clap::CommandFactory;
 
     fn request(line: &str) -> Result<RunRequest, String> {
@@ -315,7 +332,7 @@ mod tests {
         let request = request(
             "tessera run --name g --hosts a,b:1 --kernel k --initramfs i --cmdline -x \
              --cpus boot=4,per-host=[1,3] --memory size=2G,per-host=[512M,1536M] --lease-us 100 --report r --on-reboot exit --events json \
-             --allow-table-page-writes --tsc-tolerance-ppm 5",
+             --allow-table-page-writes --tsc-tolerance-ppm 5 --slow-clock 3",
         )
         .expect("valid");
         assert_eq!(request.hosts, ["a:7070".parse().expect("a"), "b:1".parse().expect("b")]);
@@ -325,6 +342,35 @@ mod tests {
         assert_eq!((request.cmdline.as_str(), request.lease_us), ("-x", Some(100)));
         assert_eq!((request.on_reboot, request.events), (OnReboot::Exit, EventFormat::Json));
         assert_eq!((request.table_writes, request.tsc_tolerance_ppm), (TableWritePolicy::Allow, 5));
+        assert_eq!(request.slow_clock, 3);
+    }
+
+    #[test]
+    fn devices_come_in_the_order_in_which_they_are_given() {
+        let request =
+            request("tessera run --kernel k --rng src=/r --console file=/l --disk path=/a path=/b,readonly=on --disk path=/c,serial=s")
+                .expect("valid");
+        let disk = |path: &str, access, serial: &str| {
+            DeviceSpec::Disk(DiskSpec { path: path.into(), access, serial: serial.into() })
+        };
+        assert_eq!(
+            request.devices,
+            [
+                disk("/a", DiskAccess::ReadWrite, ""),
+                disk("/b", DiskAccess::ReadOnly, ""),
+                disk("/c", DiskAccess::ReadWrite, "s"),
+                DeviceSpec::Rng(RngSpec { source: "/r".into() }),
+                DeviceSpec::Console(ConsoleSpec::File("/l".into())),
+            ]
+        );
+        let consoles = |choice| request_devices(&format!("--console {choice}"));
+        assert_eq!(consoles("off"), []);
+        assert_eq!(consoles("tty"), [DeviceSpec::Console(ConsoleSpec::Launcher)]);
+        assert_eq!(consoles("null"), [DeviceSpec::Console(ConsoleSpec::Nowhere)]);
+    }
+
+    fn request_devices(arguments: &str) -> Vec<DeviceSpec> {
+        request(&format!("tessera run --kernel k {arguments}")).expect("valid").devices
     }
 
     #[test]
@@ -339,6 +385,12 @@ mod tests {
             ("--hosts a,,b", "hosts"),
             ("--lease-us 9999999", "9999999"),
             ("--name a/b", "name"),
+            ("--disk readonly=on", "--disk: path= is missing"),
+            ("--disk path=a,readonly=maybe", "--disk: readonly=maybe: this is neither on nor off"),
+            ("--console pty", "--console: pty is none of off, null, tty, file=PATH"),
+            ("--console file=", "--console: file= is none of"),
+            ("--rng path=a", "--rng: there is no \"path\""),
+            ("--disk path=a,image=b", "--disk: there is no \"image\""),
         ] {
             let line = request(&format!("tessera run --kernel k {arguments}")).expect_err("refused");
             assert!(line.contains(part), "{part:?} is not in {line:?}");

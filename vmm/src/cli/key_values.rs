@@ -61,6 +61,15 @@ impl OptionValues<'_> {
         self.text(key).map(|text| self.read(key, text, read)).transpose()
     }
 
+    /// The value of a key that must be there.
+    ///
+    /// # Errors
+    /// When it is missing, or not what `read` reads.
+    pub fn required<T>(&self, key: &str, read: fn(&str) -> Result<T, &'static str>) -> Result<T, Failure> {
+        let value = self.one(key, read)?;
+        value.ok_or_else(|| Failure::new(format!("{}: {key}= is missing", self.option)))
+    }
+
     /// The values of a key whose value is a list in brackets; none if it is not there.
     ///
     /// # Errors
@@ -81,6 +90,23 @@ impl OptionValues<'_> {
         read: fn(&str) -> Result<T, &'static str>,
     ) -> Result<T, Failure> {
         read(text.trim()).map_err(|why| Failure::new(format!("{}: {key}={text}: {why}", self.option)))
+    }
+}
+
+/// Any text but an empty one.
+pub fn text(text: &str) -> Result<String, &'static str> {
+    match text {
+        "" => Err("this is empty"),
+        text => Ok(text.into()),
+    }
+}
+
+/// `on` or `off`.
+pub fn switch(text: &str) -> Result<bool, &'static str> {
+    match text {
+        "on" | "true" => Ok(true),
+        "off" | "false" => Ok(false),
+        _ => Err("this is neither on nor off"),
     }
 }
 

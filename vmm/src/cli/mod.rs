@@ -2,6 +2,7 @@
 
 mod args;
 mod complete;
+mod device_options;
 mod key_values;
 mod logging;
 mod query;

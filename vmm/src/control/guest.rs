@@ -12,6 +12,7 @@ use tessera_dsm::{Layout, NodeId, NODES_MAX};
 use thiserror::Error;
 
 use super::address::HostAddress;
+use super::devices::{self, DeviceSpec, DeviceSpecError};
 use crate::cpuid::APIC_ID_MAX;
 
 /// Most vCPUs of a guest.
@@ -129,6 +130,8 @@ pub struct GuestSpec {
     pub cmdline: String,
     /// For how long a granted page may be kept before it can be taken away; `None`: the pager's choice.
     pub lease_us: Option<u32>,
+    /// What the home node gives to the guest besides a console.
+    pub devices: Vec<DeviceSpec>,
 }
 
 /// What is wrong with a guest's description.
@@ -158,6 +161,9 @@ pub enum SpecError {
     /// The lease is too long.
     #[error("a lease of {0} us is longer than {LEASE_US_MAX} us")]
     Lease(u32),
+    /// A device cannot be.
+    #[error(transparent)]
+    Device(#[from] DeviceSpecError),
     /// A text is too long.
     #[error("a host name or boot id is too long")]
     Text,
@@ -211,6 +217,7 @@ impl GuestSpec {
         if let Some(lease_us) = self.lease_us.filter(|&lease_us| lease_us > LEASE_US_MAX) {
             return Err(SpecError::Lease(lease_us));
         }
+        devices::check(&self.devices)?;
         let long = |text: &str| text.len() > 256;
         match self.hosts.iter().any(|host| long(&host.hostname) || long(&host.boot_id)) {
             true => Err(SpecError::Text),
@@ -245,6 +252,7 @@ pub(crate) mod tests {
             tsc_khz: 1_000_000,
             cmdline: String::new(),
             lease_us: None,
+            devices: vec![],
         }
     }
 

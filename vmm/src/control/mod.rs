@@ -17,6 +17,7 @@
 pub mod address;
 pub mod ask;
 pub mod byte_queue;
+pub mod devices;
 pub mod ending;
 pub mod frame;
 pub mod guest;

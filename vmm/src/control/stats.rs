@@ -89,6 +89,8 @@ pub struct MoveStats {
     pub failed: u64,
     /// Bytes of state that were sent.
     pub bytes_sent: u64,
+    /// Messages about moves that were sent, whichever way the vCPU went.
+    pub messages_sent: u64,
 }
 
 /// How well a node's clock is known.

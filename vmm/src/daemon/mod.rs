@@ -64,7 +64,7 @@ pub struct DaemonOptions {
 #[derive(Debug, Error)]
 pub enum DaemonError {
     /// The address cannot be used.
-    #[error("cannot listen on {address}: {}", crate::control::frame::plain(.source))]
+    #[error("cannot listen on {address}: {}{}", crate::control::frame::plain(.source), remedy(.source))]
     Listen {
         /// Where.
         address: String,
@@ -84,6 +84,18 @@ pub enum DaemonError {
     /// A thread cannot be started.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
+}
+
+/// What to do about a port that cannot be had.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "; another program has this port, perhaps another `tessera node`: choose one with --listen"
+        }
+        io::ErrorKind::AddrNotAvailable => "; --listen takes an address that this host has",
+        io::ErrorKind::PermissionDenied => "; without root, choose a port above 1023 with --listen",
+        _ => "",
+    }
 }
 
 /// A daemon that listens.

@@ -2,7 +2,8 @@
 
 use kvm_bindings::{
     kvm_enable_cap, kvm_msi, kvm_userspace_memory_region, CpuId, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API,
-    KVM_CAP_X86_SMM, KVM_CAP_XSAVE2, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS,
+    KVM_CAP_X86_DISABLE_EXITS, KVM_CAP_X86_SMM, KVM_CAP_XSAVE2, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK,
+    KVM_X2APIC_API_USE_32BIT_IDS, KVM_X86_DISABLE_EXITS_HLT,
 };
 use std::sync::Arc;
 
@@ -240,6 +241,36 @@ impl Vm {
         Ok(vcpu)
     }
 
+    /// Keeps KVM from handing page faults of vCPUs to its own threads: now, before any vCPU is made, where the kernel would
+    /// refuse it later. Says whether it is settled; if not, [`Vm::forbid_async_faults`] is to be called when all are made.
+    ///
+    /// Where a guest can take an interrupt KVM halts the vCPU and has a kernel thread touch the page for it, always for
+    /// *writing* (`async_pf_execute`): of a page that is only read another node would lose its copy. KVM leaves that if HLT
+    /// does not exit, since it could not halt the vCPU (`kvm_can_do_async_pf`). The price of asking now is that HLT really
+    /// does not exit: a vCPU that idles keeps its processor, asleep, until another thread wants it. (KVMs that emulate
+    /// ring 0 take HLT as before.)
+    pub fn forbid_async_faults_early(&self) -> bool {
+        !takes_capabilities_late(&self.kvm) && self.forbid_async_faults()
+    }
+
+    /// Keeps KVM from handing page faults of vCPUs to its own threads, once all vCPUs are made. Says whether it is kept.
+    ///
+    /// See [`Vm::forbid_async_faults_early`]. Asked for now that the vCPUs exist, the capability (KVM API 7.13) has this
+    /// effect and no other: what of a vCPU exits was settled when it was made. Later kernels refuse it then (seen in
+    /// 6.18; 6.1 and 6.12 do not).
+    pub fn forbid_async_faults(&self) -> bool {
+        let hlt = KVM_X86_DISABLE_EXITS_HLT.into();
+        match enable(&self.fd, KVM_CAP_X86_DISABLE_EXITS, hlt, "KVM_CAP_X86_DISABLE_EXITS") {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::info!(
+                    "{error}: pages that vCPUs only read may be fetched for writing, which is slower"
+                );
+                false
+            }
+        }
+    }
+
     /// Sends an interrupt message on this host; says whether some local APIC took it.
     ///
     /// # Errors
@@ -253,6 +284,14 @@ impl Vm {
         };
         Ok(call("KVM_SIGNAL_MSI", self.fd.signal_msi(message))? > 0)
     }
+}
+
+/// Whether KVM lets exits be switched off when there are vCPUs already; tried on a VM of its own.
+fn takes_capabilities_late(kvm: &Kvm) -> bool {
+    let Ok(scratch) = kvm.create_vm() else { return false };
+    let Ok(_vcpu) = scratch.create_vcpu(0) else { return false };
+    let hlt = KVM_X86_DISABLE_EXITS_HLT.into();
+    enable(&scratch, KVM_CAP_X86_DISABLE_EXITS, hlt, "KVM_CAP_X86_DISABLE_EXITS").is_ok()
 }
 
 fn enable(fd: &VmFd, cap: u32, arg: u64, name: &'static str) -> Result<(), KvmError> {

@@ -8,6 +8,7 @@ use super::inputs::KernelKind;
 use super::request::{CpuRequest, MemoryRequest, RunRequest, DEFAULT_MEMORY_BYTES};
 use super::survey::Surveyed;
 use crate::boot::{self, cmdline};
+use crate::control::devices::{self, DeviceSpec};
 use crate::control::guest::{GuestHost, GuestId, GuestName, GuestSpec, VcpuPlace, VCPUS_MAX};
 use crate::cpuid;
 
@@ -31,6 +32,7 @@ pub fn check_request(request: &RunRequest) -> Result<(), LaunchError> {
         return Err(LaunchError::Options(format!("--hosts names {} twice", twice.1)));
     }
     vcpus_per_node(&request.cpus, nodes)?;
+    devices_of(request)?;
     let total = total_bytes(&request.memory, nodes)?;
     boot::layout_for(total, nodes).map_err(|_| {
         LaunchError::Options(format!("--memory: {total} bytes cannot be shared by {nodes} hosts"))
@@ -65,13 +67,44 @@ pub fn make(
         tsc_khz,
         cmdline: String::new(),
         lease_us: request.lease_us,
+        devices: devices_of(request)?,
     };
     template.cmdline = match kernel.is_linux() {
-        true => cmdline::compose(&request.cmdline, tsc_khz),
+        true => {
+            let tsc_khz = told_frequency(tsc_khz, request.slow_clock)?;
+            let guest = cmdline::Guest { tsc_khz, vcpus: template.vcpus.len(), hosts: nodes };
+            cmdline::compose(&request.cmdline, &guest)
+        }
         false => payload_cmdline(&request.cmdline, &template),
     };
     template.check()?;
     Ok(Plan { template })
+}
+
+/// The frequency that the guest is told: more than it is, so that for the guest time passes more slowly.
+fn told_frequency(tsc_khz: u32, slow_clock: u32) -> Result<u32, LaunchError> {
+    /// Linux programs its timers in eighths of cycles with 32 bits for the frequency.
+    const TOLD_MAX_KHZ: u32 = 34_000_000;
+    match tsc_khz.checked_mul(slow_clock) {
+        Some(told) if told <= TOLD_MAX_KHZ || slow_clock == 1 => Ok(told),
+        _ => Err(LaunchError::Options(format!(
+            "--slow-clock {slow_clock}: with hosts of {tsc_khz} kHz it is at most {}",
+            (TOLD_MAX_KHZ / tsc_khz.max(1)).max(1)
+        ))),
+    }
+}
+
+/// The devices, their paths as the home node's host reads them.
+fn devices_of(request: &RunRequest) -> Result<Vec<DeviceSpec>, LaunchError> {
+    let mut all = request.devices.clone();
+    if request.hosts.is_empty() {
+        // The home node is here, but a daemon and a worker are between.
+        for path in all.iter_mut().filter_map(DeviceSpec::path_mut) {
+            *path = std::path::absolute(&*path).map_err(LaunchError::local("cannot tell where this is"))?;
+        }
+    }
+    devices::check(&all).map_err(|error| LaunchError::Options(error.to_string()))?;
+    Ok(all)
 }
 
 /// A payload reads no ACPI tables: its command line says what it must know. The user's own words come last,
@@ -298,6 +331,7 @@ mod tests {
     use super::super::request::{EventFormat, OnReboot, TableWritePolicy};
     use super::super::survey::{self, tests::fit};
     use super::*;
+    use crate::control::devices::{DiskAccess, DiskSpec};
 
     const MIB: u64 = 1 << 20;
 
@@ -310,12 +344,14 @@ mod tests {
             cmdline: "mine".into(),
             cpus: CpuRequest::default(),
             memory: MemoryRequest::default(),
+            devices: vec![],
             lease_us: None,
             report: None,
             on_reboot: OnReboot::Restart,
             events: EventFormat::Log,
             table_writes: TableWritePolicy::Refuse,
             tsc_tolerance_ppm: 250,
+            slow_clock: 1,
             worker_arguments: vec![],
         }
     }
@@ -382,6 +418,18 @@ mod tests {
     }
 
     #[test]
+    fn a_slow_clock_is_a_fast_counter_that_linux_can_reckon_with() {
+        let mut slow = request(1);
+        slow.slow_clock = 10;
+        let line = |request: &RunRequest| {
+            plan(request, &surveyed(1), KernelKind::BzImage).map(|plan| plan.template().cmdline.clone())
+        };
+        assert!(line(&slow).expect("plan").contains("tsc_early_khz=20000000"));
+        slow.slow_clock = 20;
+        assert!(line(&slow).expect_err("too slow").to_string().contains("at most 17"));
+    }
+
+    #[test]
     fn options_that_contradict_each_other_are_refused() {
         let refused = |change: &dyn Fn(&mut RunRequest)| {
             let mut request = request(2);
@@ -414,6 +462,27 @@ mod tests {
         for (line, part) in cases {
             assert!(line.contains(part), "{part:?} is not in {line:?}");
         }
+    }
+
+    #[test]
+    fn paths_of_devices_are_the_home_nodes() {
+        let disk = |path: &str| {
+            DeviceSpec::Disk(DiskSpec {
+                path: path.into(),
+                access: DiskAccess::ReadOnly,
+                serial: String::new(),
+            })
+        };
+        let mut there = request(2);
+        there.devices = vec![disk("/images/a")];
+        assert_eq!(devices_of(&there).expect("absolute"), there.devices);
+        there.devices = vec![disk("a")];
+        let line = check_request(&there).expect_err("relative to what?").to_string();
+        assert!(line.contains("home node"), "{line}");
+        let mut here = request(0);
+        here.devices = vec![disk("a")];
+        let expected = std::env::current_dir().expect("a folder").join("a");
+        assert_eq!(devices_of(&here).expect("here"), [disk(&expected.to_string_lossy())]);
     }
 
     #[test]

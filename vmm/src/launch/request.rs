@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::control::address::HostAddress;
+use crate::control::devices::DeviceSpec;
 use crate::control::guest::GuestName;
 
 /// How many vCPUs, and where they start.
@@ -70,6 +71,8 @@ pub struct RunRequest {
     pub cpus: CpuRequest,
     /// Memory.
     pub memory: MemoryRequest,
+    /// Devices. Paths are of the first host, absolute where `hosts` are given.
+    pub devices: Vec<DeviceSpec>,
     /// For how long a granted page may be kept, in microseconds.
     pub lease_us: Option<u32>,
     /// Where to write the report.
@@ -82,6 +85,8 @@ pub struct RunRequest {
     pub table_writes: TableWritePolicy,
     /// By how many parts in a million the hosts' TSC frequencies may differ.
     pub tsc_tolerance_ppm: u32,
+    /// How many times slower than on the wall time passes for a Linux guest.
+    pub slow_clock: u32,
     /// Arguments for the workers of a guest without `hosts`: how to log.
     pub worker_arguments: Vec<String>,
 }

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 
 use kvm_bindings::KVM_MP_STATE_RUNNABLE;
+use tessera_devices::ram::NodeRam;
 use tessera_devices::{GuestEnd, MsiSink, Platform, PlatformEvents};
 use tessera_dsm::memory::NodeMemory;
 use tessera_dsm::pager::TableCache;
@@ -11,6 +12,7 @@ use tessera_dsm::NodeId;
 use tessera_migration::{kvm_ext, VcpuId};
 use thiserror::Error;
 
+use super::devices::{DeviceError, HomeDevices};
 use super::interrupts::Interrupts;
 use super::message::{MachineEvents, PeerSink};
 use super::places::Places;
@@ -24,6 +26,9 @@ use crate::cpuid::{self, CpuidError, VcpuTopology};
 use crate::host;
 use crate::kvm::{KickError, Kicker, KvmError, PrivateError, ShadowEraser, Vm};
 use crate::vcpu::{stub, Mailbox, VcpuCore, VcpuError};
+
+/// Set for a daemon by the test that shows what goes wrong without the eraser. Nobody else has a use for it.
+const WITHOUT_ERASER: &str = "TESSERA_TEST_WITHOUT_ERASER";
 
 /// Why a machine could not be built or started.
 #[derive(Debug, Error)]
@@ -46,6 +51,9 @@ pub enum MachineError {
     /// More vCPUs than a node can stand in for.
     #[error("a guest has 1 to {max} vCPUs, not {0}", max = stub::VCPUS_MAX)]
     Vcpus(usize),
+    /// A device could not be made.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// A thread could not be made.
     #[error("{vcpu}: no thread: {source}")]
     Thread {
@@ -70,7 +78,7 @@ impl PlatformEvents for DeviceEvents {
 }
 
 impl Machine {
-    /// Builds a machine at rest: its memory, every vCPU of the guest, and on the home node the devices.
+    /// Builds a machine at rest, whose home node has no devices but the platform's own.
     ///
     /// # Errors
     /// When KVM or the system refuses something.
@@ -80,13 +88,34 @@ impl Machine {
         peers: Arc<dyn PeerSink>,
         events: Arc<dyn MachineEvents>,
     ) -> Result<Arc<Machine>, MachineError> {
+        let none = HomeDevices::open(&[], Arc::new(NodeRam::new(memory)))?;
+        Machine::with_devices(spec, memory, peers, events, none)
+    }
+
+    /// Builds a machine at rest: its memory, every vCPU of the guest, and on the home node the devices; on the others
+    /// `devices` are dropped.
+    ///
+    /// # Errors
+    /// When KVM or the system refuses something.
+    pub fn with_devices(
+        spec: MachineSpec,
+        memory: &Arc<NodeMemory>,
+        peers: Arc<dyn PeerSink>,
+        events: Arc<dyn MachineEvents>,
+        devices: HomeDevices,
+    ) -> Result<Arc<Machine>, MachineError> {
         let count = spec.vcpus.len();
         if count == 0 || count > stub::VCPUS_MAX {
             return Err(MachineError::Vcpus(count));
         }
         let mut vm = build_vm(memory)?;
+        let several = spec.nodes > 1;
+        let forbidden = several && vm.forbid_async_faults_early();
         let cores = build_vcpus(&spec, &vm)?;
         let eraser = build_eraser(&spec, &mut vm)?;
+        if several && !forbidden {
+            vm.forbid_async_faults();
+        }
         let tables = eraser.map(|eraser| Box::new(eraser) as Box<dyn TableCache>);
         let vm = Arc::new(vm);
         let places = Arc::new(Places::new(spec.vcpus.iter().map(|vcpu| vcpu.node)));
@@ -100,10 +129,15 @@ impl Machine {
             received: AtomicU64::new(0),
             refused: AtomicU64::new(0),
         });
-        let platform = (spec.me == NodeId::HOME).then(|| {
-            let sink = Arc::clone(&interrupts) as Arc<dyn MsiSink>;
-            Platform::new(sink, Arc::new(DeviceEvents(Arc::clone(&events))))
-        });
+        let platform = match spec.me {
+            NodeId::HOME => {
+                let sink = Arc::clone(&interrupts) as Arc<dyn MsiSink>;
+                let heard: Arc<dyn PlatformEvents> = Arc::new(DeviceEvents(Arc::clone(&events)));
+                let platform = Platform::new(sink.clone(), heard.clone());
+                Some(devices.install(platform, &spec.layout, &sink, &heard)?)
+            }
+            _ => None,
+        };
         let mailboxes = (0..count)
             .map(|_| Ok(Arc::new(Mailbox::new(Kicker::new()?))))
             .collect::<Result<_, MachineError>>()?;
@@ -124,6 +158,7 @@ impl Machine {
             move_errors: AtomicU64::new(0),
             remote_accesses: AtomicU64::new(0),
             context_bytes_sent: AtomicU64::new(0),
+            move_messages_sent: AtomicU64::new(0),
             contexts_sent: AtomicU64::new(0),
             quiet: AtomicBool::new(false),
         });
@@ -170,6 +205,12 @@ fn build_vm(memory: &Arc<NodeMemory>) -> Result<Vm, MachineError> {
 /// Who makes KVM forget page tables that it has shadowed: needed where it shadows them and other nodes write them too.
 fn build_eraser(spec: &MachineSpec, vm: &mut Vm) -> Result<Option<ShadowEraser>, MachineError> {
     if spec.nodes < 2 || !host::shadows_page_tables() {
+        return Ok(None);
+    }
+    if std::env::var_os(WITHOUT_ERASER).is_some() {
+        tracing::warn!(
+            "{WITHOUT_ERASER} is set: a guest that changes page tables on several hosts goes wrong"
+        );
         return Ok(None);
     }
     if !vm.has_second_address_space() {

@@ -39,6 +39,13 @@ pub enum PeerMessage {
         /// What is written.
         data: Vec<u8>,
     },
+    /// Write a device's memory, to the home node. Nobody waits.
+    DevicePost {
+        /// The register.
+        at: DeviceAccess,
+        /// What is written.
+        data: Vec<u8>,
+    },
     /// The answer to a read (with the bytes) or a write (without), from the home node.
     DeviceAnswer {
         /// Who waits.

@@ -4,6 +4,7 @@
 //! feed it with [`Machine::deliver`], and it speaks through [`PeerSink`] and [`MachineEvents`].
 
 mod build;
+mod devices;
 mod interrupts;
 mod message;
 mod moves;
@@ -14,6 +15,7 @@ mod spec;
 mod stats;
 
 pub use build::MachineError;
+pub use devices::{DeviceError, HomeDevices};
 pub use message::{MachineEvents, PeerLost, PeerMessage, PeerSink};
 pub use moves::MoveReport;
 pub use spec::{MachineSpec, VcpuSpec};
@@ -105,14 +107,20 @@ impl Machine {
         for mailbox in &self.shared.mailboxes {
             mailbox.post(Mail::Quit);
         }
+        if let Some(platform) = &self.shared.platform {
+            platform.quit();
+        }
         self.shared.remote.give_up();
     }
 
-    /// Waits until every vCPU's thread has ended; after [`Machine::quit`] and the pager's stop.
+    /// Waits until the threads of every vCPU and every device have ended; after [`Machine::quit`] and the pager's stop.
     pub fn join(&self) {
         for thread in std::mem::take(&mut *lock(&self.threads)) {
             // A thread that panicked has reported it by its message; there is nothing to add here.
             let _ = thread.join();
+        }
+        if let Some(platform) = &self.shared.platform {
+            platform.join();
         }
     }
 

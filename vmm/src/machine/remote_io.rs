@@ -1,10 +1,18 @@
 //! Device accesses of vCPUs that run away from home: one question to the home node, one answer.
+//!
+//! Writes to a PCI device's memory are *posted*, as on a PC: the vCPU does not wait for them. What it asks later is
+//! answered after they have arrived, because the control connection keeps their order.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// After this long without an answer the home node is as good as lost; its loss is noticed sooner elsewhere.
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
+
+/// Most writes of a vCPU that nobody has waited for. The next one is a question: a guest that does nothing but kick
+/// does not fill the connection on which interrupts travel.
+const POSTED_MAX: u32 = 64;
 
 /// One vCPU's open question.
 #[derive(Debug, Default)]
@@ -18,17 +26,35 @@ struct Slot {
 #[derive(Debug)]
 pub struct RemoteIo {
     slots: Vec<(Mutex<Slot>, Condvar)>,
+    /// For each vCPU, how many writes were posted since its last question.
+    posted: Vec<AtomicU32>,
     closed: Mutex<bool>,
 }
 
 impl RemoteIo {
     /// For so many vCPUs.
     pub fn new(vcpus: usize) -> Self {
-        RemoteIo { slots: (0..vcpus).map(|_| Default::default()).collect(), closed: Mutex::new(false) }
+        RemoteIo {
+            slots: (0..vcpus).map(|_| Default::default()).collect(),
+            posted: (0..vcpus).map(|_| AtomicU32::new(0)).collect(),
+            closed: Mutex::new(false),
+        }
+    }
+
+    /// Whether vCPU `index` may post one more write; if so, it counts.
+    pub fn may_post(&self, index: usize) -> bool {
+        // Only the vCPU's own thread changes the count.
+        self.posted[index].fetch_add(1, Ordering::Relaxed) < POSTED_MAX
+    }
+
+    /// Whether vCPU `index` has posted writes that may still be on their way.
+    pub fn has_posted(&self, index: usize) -> bool {
+        self.posted[index].load(Ordering::Relaxed) > 0
     }
 
     /// Opens a question of vCPU `index` and gives its token.
     pub fn open(&self, index: usize) -> u32 {
+        self.posted[index].store(0, Ordering::Relaxed);
         let mut slot = lock(&self.slots[index].0);
         slot.token = slot.token.wrapping_add(1);
         slot.waiting = true;
@@ -87,6 +113,17 @@ mod tests {
         io.answer(9, token, vec![3]);
         io.answer(0, token, vec![4]);
         assert_eq!(io.wait(0), Some(vec![4]));
+    }
+
+    #[test]
+    fn posted_writes_are_counted_until_the_next_question() {
+        let io = RemoteIo::new(2);
+        assert!(!io.has_posted(0));
+        assert!((0..POSTED_MAX).all(|_| io.may_post(0)));
+        assert!(!io.may_post(0), "this one has to be waited for");
+        assert!(io.has_posted(0) && io.may_post(1));
+        io.open(0);
+        assert!(!io.has_posted(0) && io.may_post(0));
     }
 
     #[test]

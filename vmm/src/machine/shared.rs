@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use tessera_abi::mmio;
 use tessera_devices::{GuestEnd, Platform};
 use tessera_dsm::{Gfn, Layout, NodeId};
 use tessera_migration::handover::{Epoch, MoveMessage};
@@ -14,6 +15,7 @@ use super::message::{MachineEvents, PeerMessage, PeerSink, DEVICE_BYTES_MAX};
 use super::places::Places;
 use super::remote_io::RemoteIo;
 use super::stats::{BlackoutLog, MachineStats, VcpuStatus};
+use crate::boot::pci_window;
 use crate::kvm::host_tsc;
 use crate::vcpu::{DeviceAccess, Interrupt, Mail, Mailbox, Surroundings, VcpuMove};
 
@@ -37,6 +39,7 @@ pub struct Shared {
     pub(super) remote_accesses: AtomicU64,
     pub(super) context_bytes_sent: AtomicU64,
     pub(super) contexts_sent: AtomicU64,
+    pub(super) move_messages_sent: AtomicU64,
     /// The machine is being taken down: what its parts say no longer counts.
     pub(super) quiet: AtomicBool,
 }
@@ -66,6 +69,7 @@ impl Shared {
                 self.home_write(at, &data);
                 self.reply(from, PeerMessage::DeviceAnswer { vcpu, token, data: Vec::new() });
             }
+            PeerMessage::DevicePost { at, data } => self.home_write(at, &data),
             PeerMessage::DeviceAnswer { vcpu, token, data } => self.remote.answer(vcpu.index(), token, data),
             PeerMessage::EndOfInterrupt(vector) => self.end_of_interrupt(vector),
             PeerMessage::Move(vcpu, message) if known(vcpu) => {
@@ -110,12 +114,13 @@ impl Shared {
             remote_device_accesses: self.remote_accesses.load(Ordering::Relaxed),
             context_bytes_sent: self.context_bytes_sent.load(Ordering::Relaxed),
             contexts_sent: self.contexts_sent.load(Ordering::Relaxed),
+            move_messages_sent: self.move_messages_sent.load(Ordering::Relaxed),
         }
     }
 
     fn reply(&self, to: NodeId, message: PeerMessage) {
         if self.peers.send(to, message).is_err() {
-            tracing::debug!(%to, "no answer: the peer is lost");
+            tracing::debug!(%to, "not sent: the peer is lost");
         }
     }
 
@@ -133,6 +138,12 @@ impl Shared {
             (Some(platform), DeviceAccess::Memory(gpa)) => platform.mmio_write(gpa, data),
             (None, _) => {}
         }
+    }
+
+    /// Whether a write is one that nobody waits for: to the memory of a PCI device, such as a kick.
+    fn is_posted(&self, at: DeviceAccess) -> bool {
+        let DeviceAccess::Memory(gpa) = at else { return false };
+        (mmio::PCI_LOW..mmio::PCI_LOW_END).contains(&gpa) || pci_window(&self.layout).contains(&gpa)
     }
 
     /// Asks the home node and waits. The vCPU's thread may do so: the pager and the control connections go on.
@@ -162,6 +173,10 @@ impl Surroundings for Shared {
             return self.home_write(at, data);
         }
         let data = data.to_vec();
+        if self.is_posted(at) && self.remote.may_post(vcpu.index()) {
+            self.remote_accesses.fetch_add(1, Ordering::Relaxed);
+            return self.reply(NodeId::HOME, PeerMessage::DevicePost { at, data });
+        }
         self.ask_home(vcpu, |token| PeerMessage::DeviceWrite { vcpu, token, at, data });
     }
 
@@ -190,6 +205,7 @@ impl Surroundings for Shared {
             self.context_bytes_sent.fetch_add(bytes as u64, Ordering::Relaxed);
             self.contexts_sent.fetch_add(1, Ordering::Relaxed);
         }
+        self.move_messages_sent.fetch_add(1, Ordering::Relaxed);
         self.peers.send(to, PeerMessage::Move(vcpu, message)).is_ok()
     }
 
@@ -198,6 +214,11 @@ impl Surroundings for Shared {
     }
 
     fn departing(&self, vcpu: VcpuId, to: NodeId) {
+        // What it does there must not overtake what it has posted here. The way to the home node is the same for both.
+        if to != NodeId::HOME && self.platform.is_none() && self.remote.has_posted(vcpu.index()) {
+            let nothing = DeviceAccess::Memory(0);
+            self.ask_home(vcpu, |token| PeerMessage::DeviceRead { vcpu, token, at: nothing, len: 0 });
+        }
         let stay = self.places.get(vcpu).epoch.next();
         self.places.set(vcpu, to, stay);
     }
@@ -210,6 +231,7 @@ impl Surroundings for Shared {
         self.places.set(vcpu, node, epoch);
         self.events.placed(vcpu, node);
         for peer in (0..self.nodes).map(NodeId).filter(|&peer| peer != self.me && peer != node) {
+            self.move_messages_sent.fetch_add(1, Ordering::Relaxed);
             self.reply(peer, PeerMessage::Placed(vcpu, node, epoch));
         }
     }

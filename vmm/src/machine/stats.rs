@@ -63,6 +63,8 @@ pub struct MachineStats {
     pub context_bytes_sent: u64,
     /// Contexts sent.
     pub contexts_sent: u64,
+    /// Messages about moves sent: those of the hand-over, and the news of a vCPU's new place.
+    pub move_messages_sent: u64,
 }
 
 /// Collects blackouts.

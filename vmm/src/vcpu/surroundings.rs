@@ -34,7 +34,8 @@ pub enum DeviceAccess {
 pub trait Surroundings: Send + Sync + 'static {
     /// Reads a device register, here or at the home node; waits for the answer.
     fn device_read(&self, vcpu: VcpuId, at: DeviceAccess, data: &mut [u8]);
-    /// Writes a device register, here or at the home node; in order with this vCPU's other accesses.
+    /// Writes a device register, here or at the home node; in order with this vCPU's other accesses. A write to a PCI
+    /// device's memory may be still on its way when this returns.
     fn device_write(&self, vcpu: VcpuId, at: DeviceAccess, data: &[u8]);
     /// The guest ended a level-triggered interrupt.
     fn end_of_interrupt(&self, vector: u8);
@@ -48,7 +49,8 @@ pub trait Surroundings: Send + Sync + 'static {
     fn send_move(&self, to: NodeId, vcpu: VcpuId, message: VcpuMove) -> bool;
     /// This node.
     fn this_node(&self) -> NodeId;
-    /// The vCPU's context has just been sent: what arrives for it here follows it.
+    /// The vCPU's context is about to be sent: what it wrote to devices has arrived before it can write more, and what
+    /// arrives for it here follows it.
     fn departing(&self, vcpu: VcpuId, to: NodeId);
     /// The vCPU has come and is resident here from now on.
     fn settled(&self, vcpu: VcpuId, epoch: Epoch);

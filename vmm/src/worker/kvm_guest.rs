@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::sync::Arc;
 
+use tessera_devices::ram::NodeRam;
 use tessera_devices::GuestEnd;
 use tessera_dsm::memory::NodeMemory;
 use tessera_dsm::pager::{AskAhead, Pager, PagerConfig, PagerFailure, PagerHooks, PagerStats, Tracking};
@@ -20,7 +21,7 @@ use crate::control::guest::GuestSpec;
 use crate::control::stats::{FaultStats, MemoryStats, MoveStats, NodeStats, Spread, TrafficStats, VcpuStats};
 use crate::host::priority;
 use crate::machine::{
-    Machine, MachineEvents, MachineSpec, PeerLost, PeerMessage, PeerSink, VcpuSpec, VcpuStatus,
+    HomeDevices, Machine, MachineEvents, MachineSpec, PeerLost, PeerMessage, PeerSink, VcpuSpec, VcpuStatus,
 };
 
 /// Makes machines of KVM.
@@ -30,7 +31,11 @@ pub struct KvmGuestBuilder;
 impl GuestBuilder for KvmGuestBuilder {
     fn configure(&self, spec: &Arc<GuestSpec>) -> Result<Box<dyn UnarmedGuest>, String> {
         let memory = NodeMemory::new(spec.layout.clone()).map_err(line)?;
-        Ok(Box::new(Unarmed { spec: spec.clone(), memory, entry: None }))
+        let ram = Arc::new(NodeRam::new(&memory));
+        // The other nodes' hosts do not have the devices' files.
+        let here = if spec.me == NodeId::HOME { spec.devices.as_slice() } else { &[] };
+        let devices = HomeDevices::open(here, ram.clone()).map_err(line)?;
+        Ok(Box::new(Unarmed { spec: spec.clone(), memory, ram, devices, entry: None }))
     }
 }
 
@@ -42,6 +47,9 @@ fn line(error: impl std::fmt::Display) -> String {
 struct Unarmed {
     spec: Arc<GuestSpec>,
     memory: Arc<NodeMemory>,
+    /// Guest memory as the devices borrow it, once there is a pager.
+    ram: Arc<NodeRam>,
+    devices: HomeDevices,
     /// On node 0, once the guest is loaded.
     entry: Option<Entry>,
 }
@@ -75,8 +83,9 @@ impl UnarmedGuest for Unarmed {
         };
         // The machine first: the pager tracks memory that KVM already knows.
         let listener = Arc::new(Listener { me: spec.me, events: events.clone() });
-        let machine =
-            Machine::new(machine_spec, &self.memory, Arc::new(Sink(peers)), listener).map_err(line)?;
+        let peers = Arc::new(Sink(peers));
+        let machine = Machine::with_devices(machine_spec, &self.memory, peers, listener, self.devices);
+        let machine = machine.map_err(line)?;
         if let Some(entry) = &self.entry {
             machine.set_entry(entry).map_err(line)?;
         }
@@ -88,8 +97,13 @@ impl UnarmedGuest for Unarmed {
             tracking: if nodes == 1 { Tracking::Off } else { Tracking::On },
             ahead: AskAhead::On,
         };
-        let hooks = PagerHooks { on_failure: on_pager_failure(events), tables: machine.take_table_cache() };
-        let pager = Pager::start(config, self.memory.clone(), data, hooks).map_err(line)?;
+        let hooks = PagerHooks {
+            on_failure: on_pager_failure(events),
+            tables: machine.take_table_cache(),
+            resume: None,
+        };
+        let pager = Arc::new(Pager::start(config, self.memory.clone(), data, hooks).map_err(line)?);
+        self.ram.serve(pager.clone());
         if priority::crowded(spec.vcpus.len()) {
             if let Err(error) = pager.set_real_time() {
                 tracing::info!("the pager has no real-time priority: {error}; remote pages take longer");
@@ -161,7 +175,7 @@ struct KvmGuest {
     spec: Arc<GuestSpec>,
     memory: Arc<NodeMemory>,
     machine: Arc<Machine>,
-    pager: Pager,
+    pager: Arc<Pager>,
 }
 
 impl GuestMachine for KvmGuest {
@@ -237,6 +251,7 @@ impl GuestMachine for KvmGuest {
             blackout_max_us: machine.arrivals.max_us,
             failed: machine.move_errors,
             bytes_sent: machine.context_bytes_sent,
+            messages_sent: machine.move_messages_sent,
         };
         stats.interrupts_relayed = machine.interrupts.relayed;
         stats.accesses_forwarded = machine.remote_device_accesses;

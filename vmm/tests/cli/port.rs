@@ -129,6 +129,7 @@ fn a_port_in_use_and_a_public_address_are_refused() {
         line.contains(&format!("cannot listen on {}", daemon.address)) && line.contains("in use"),
         "{line}"
     );
+    assert!(line.contains("choose one with --listen"), "{line}");
     daemon.stop();
     for address in ["0.0.0.0:0", "[::]:0"] {
         let output = run(&["node", "--listen", address]);

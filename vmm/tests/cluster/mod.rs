@@ -5,7 +5,7 @@
 #![allow(clippy::needless_pass_by_value, reason = "a specification is used once")]
 
 use std::fs::File;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::sync::mpsc::{channel, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex};
@@ -14,8 +14,6 @@ use std::time::{Duration, Instant};
 
 use kvm_ioctls::Kvm;
 use tessera_devices::GuestEnd;
-use tessera_dsm::layout::Layout;
-use tessera_dsm::link::{Link, TcpLink};
 use tessera_dsm::memory::NodeMemory;
 use tessera_dsm::pager::{AskAhead, Pager, PagerConfig, PagerHooks, Tracking};
 use tessera_dsm::protocol::LeasePolicy;
@@ -24,6 +22,11 @@ use tessera_migration::VcpuId;
 use tessera_vmm::boot::{self, BootSpec, BootVcpu};
 use tessera_vmm::cpuid;
 use tessera_vmm::machine::{Machine, MachineEvents, MachineSpec, PeerLost, PeerMessage, PeerSink, VcpuSpec};
+
+#[path = "../../../dsm/tests/pager/network.rs"]
+pub mod network;
+
+use network::Network;
 
 /// No test guest runs longer: a hang, not a measure.
 pub const HANG: Duration = Duration::from_secs(900);
@@ -39,11 +42,8 @@ pub enum Verdict {
 /// Decides about control messages: from, to, message.
 pub type Meddler = Arc<dyn Fn(NodeId, NodeId, &PeerMessage) -> Verdict + Send + Sync>;
 
-/// A node's links to its peers.
-pub type Links = Vec<(NodeId, Box<dyn Link>)>;
-
-/// Puts something between a node's pager and its peers: whose pager, the guest's layout, the connections.
-pub type LinkMaker = Arc<dyn Fn(NodeId, &Layout, Vec<(NodeId, TcpStream)>) -> Links + Send + Sync>;
+/// Makes the data connection between two nodes: the one end for the lower of them, the other for the higher.
+pub type Connector = Arc<dyn Fn(NodeId, NodeId) -> (TcpStream, TcpStream) + Send + Sync>;
 
 /// What to run.
 pub struct ClusterSpec {
@@ -58,7 +58,10 @@ pub struct ClusterSpec {
     pub lease: LeasePolicy,
     pub ahead: AskAhead,
     pub meddler: Option<Meddler>,
-    pub links: Option<LinkMaker>,
+    /// What the data connections go over; plain loopback if absent.
+    pub network: Option<Arc<Network>>,
+    /// Who makes them, if there is no network.
+    pub connect: Option<Connector>,
 }
 
 impl ClusterSpec {
@@ -74,8 +77,15 @@ impl ClusterSpec {
             lease: LeasePolicy::default(),
             ahead: AskAhead::On,
             meddler: None,
-            links: None,
+            network: None,
+            connect: None,
         }
+    }
+
+    /// Over connections that break when the network is told to.
+    pub fn over(mut self, network: &Arc<Network>) -> Self {
+        self.network = Some(network.clone());
+        self
     }
 
     pub fn meddle(
@@ -155,7 +165,7 @@ impl PeerSink for Wires {
 
 pub struct Node {
     pub machine: Arc<Machine>,
-    pub pager: Pager,
+    pub pager: Arc<Pager>,
     pub memory: Arc<NodeMemory>,
     reader: Option<JoinHandle<()>>,
 }
@@ -165,6 +175,7 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     listener: Arc<Listener>,
     lines: Vec<Sender<(NodeId, Vec<u8>)>>,
+    network: Option<Arc<Network>>,
 }
 
 impl Cluster {
@@ -198,7 +209,7 @@ impl Cluster {
         let image = boot::load(&memories[0].alias_view(), &layout, &boot_spec).expect("loads");
         let listener = Arc::new(Listener::default());
         let (lines, inboxes): (Vec<_>, Vec<_>) = (0..nodes).map(|_| channel::<(NodeId, Vec<u8>)>()).unzip();
-        let mut mesh = mesh(nodes);
+        let mut mesh = mesh(nodes, &connector(&spec));
         let tsc_offset_ticks = -(tessera_vmm::kvm::host_tsc() as i64);
         let mut built = Vec::new();
         for (index, (memory, inbox)) in memories.into_iter().zip(inboxes).enumerate() {
@@ -232,13 +243,13 @@ impl Cluster {
             };
             let machine = Machine::new(machine_spec, &memory, Arc::new(wires), Arc::clone(&listener) as _)
                 .expect("machine");
-            let hooks = PagerHooks { on_failure, tables: machine.take_table_cache() };
-            let streams = std::mem::take(&mut mesh[index]);
-            let links = match &spec.links {
-                Some(make) => make(me, &layout, streams),
-                None => plain_links(streams),
-            };
-            let pager = Pager::start_with_links(config, Arc::clone(&memory), links, hooks).expect("pager");
+            let resume = spec.network.as_ref().map(|network| network.resume(me));
+            let hooks = PagerHooks { on_failure, tables: machine.take_table_cache(), resume };
+            let links = std::mem::take(&mut mesh[index]);
+            let pager = Arc::new(Pager::start(config, Arc::clone(&memory), links, hooks).expect("pager"));
+            if let Some(network) = &spec.network {
+                network.serve(me, &pager);
+            }
             let reader = Some(read(inbox, Arc::clone(&machine)));
             built.push(Node { machine, pager, memory, reader });
         }
@@ -246,7 +257,7 @@ impl Cluster {
         for node in &built {
             node.machine.start().expect("starts");
         }
-        Cluster { nodes: built, listener, lines }
+        Cluster { nodes: built, listener, lines, network: spec.network }
     }
 
     /// Where `vcpu` is, asked of the node that says that it has it.
@@ -312,9 +323,14 @@ impl Cluster {
         });
     }
 
+    /// Waits for the guest's end.
+    pub fn await_end(&self) {
+        self.wait_until("the guest ends", |seen| seen.end.is_some());
+    }
+
     /// Waits for the guest's end, stops all nodes, and gives the console's text.
     pub fn finish(mut self) -> (GuestEnd, String) {
-        self.wait_until("the guest ends", |seen| seen.end.is_some());
+        self.await_end();
         self.take_down();
         let seen = self.listener.seen.lock().expect("no panic");
         let console = String::from_utf8_lossy(&seen.console).into_owned();
@@ -352,6 +368,7 @@ impl Cluster {
         self.nodes.iter().for_each(|node| node.pager.stop());
         self.nodes.iter().for_each(|node| node.machine.join());
         self.lines.clear();
+        self.network.take().into_iter().for_each(|network| network.close());
     }
 }
 
@@ -373,25 +390,29 @@ fn read(inbox: Receiver<(NodeId, Vec<u8>)>, machine: Arc<Machine>) -> JoinHandle
     })
 }
 
-/// A loopback connection between each two nodes.
-fn mesh(nodes: usize) -> Vec<Vec<(NodeId, TcpStream)>> {
+/// What makes the data connections of this guest.
+fn connector(spec: &ClusterSpec) -> Connector {
+    match (&spec.network, &spec.connect) {
+        (Some(network), _) => {
+            let network = Arc::clone(network);
+            Arc::new(move |low, high| network.connect(low, high))
+        }
+        (None, Some(connect)) => Arc::clone(connect),
+        (None, None) => Arc::new(|_, _| network::loopback()),
+    }
+}
+
+/// A connection between each two nodes.
+fn mesh(nodes: usize, connect: &Connector) -> Vec<Vec<(NodeId, TcpStream)>> {
     let mut mesh: Vec<Vec<(NodeId, TcpStream)>> = (0..nodes).map(|_| Vec::new()).collect();
     for low in 0..nodes {
         for high in low + 1..nodes {
-            let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-            let there = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
-            let (here, _) = listener.accept().expect("accept");
+            let (here, there) = connect(NodeId(low as u8), NodeId(high as u8));
             mesh[low].push((NodeId(high as u8), here));
             mesh[high].push((NodeId(low as u8), there));
         }
     }
     mesh
-}
-
-/// The connections as they are.
-pub fn plain_links(streams: Vec<(NodeId, TcpStream)>) -> Links {
-    let link = |stream| Box::new(TcpLink::new(stream).expect("socket options")) as Box<dyn Link>;
-    streams.into_iter().map(|(peer, stream)| (peer, link(stream))).collect()
 }
 
 fn tsc_khz(kvm: &Kvm) -> u32 {

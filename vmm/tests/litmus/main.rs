@@ -1,15 +1,13 @@
 //! Memory order across nodes: litmus tests, made from their cycles, run by the bare-metal payload, judged by the x86-TSO
 //! oracle. See `docs/litmus.md`.
 //!
-//! `TESSERA_LITMUS_MS` is the time for each test in each placement of its variables and each way of loading, in
-//! milliseconds (30); `TESSERA_SEED` (1) makes the runs differ.
+//! `TESSERA_LITMUS_MS` is the time for each test in each placement of its variables, in
+//! milliseconds (50); `TESSERA_SEED` (1) makes the runs differ.
 
 #[path = "../cluster/mod.rs"]
 mod cluster;
-mod early;
-mod frames;
 mod judged;
-mod late;
+mod middle;
 
 use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,8 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cluster::{Cluster, ClusterSpec};
-use early::Grants;
 use judged::{forbidden, Judged};
+use middle::Grants;
 use tessera_dsm::pager::AskAhead;
 use tessera_dsm::protocol::LeasePolicy;
 use tessera_litmus::corpus;
@@ -27,6 +25,7 @@ use tessera_litmus::generate;
 use tessera_litmus::placement::Placement;
 use tessera_litmus::shapes;
 use tessera_litmus::test::Test;
+use tessera_vmm::boot::layout_for;
 
 /// One guest at a time: two would keep each other's threads from meeting.
 fn alone() -> MutexGuard<'static, ()> {
@@ -38,9 +37,9 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().map_or(default, |text| text.parse().expect("a number"))
 }
 
-/// Time for each test in each placement and way of loading.
+/// Time for each test in each placement.
 fn budget_ms() -> u64 {
-    number("TESSERA_LITMUS_MS", 30)
+    number("TESSERA_LITMUS_MS", 50)
 }
 
 /// A guest that runs litmus tests. Pages that come before they are asked for are off: they leave nobody with a copy to
@@ -137,7 +136,7 @@ fn store_buffering_is_seen_where_it_can_be() {
         let mut seen = 0;
         for attempt in 1..=20 {
             let nodes = 1 + u8::from(spread.contains(&1));
-            let placements = "loads=ring3 place=apart,homes,together";
+            let placements = "place=apart,homes,together";
             let words = format!("shapes=SB,R,SB+rfi-pos {placements} rounds={}", 5000 * attempt);
             let mut spec = spec(&words, nodes, spread.len());
             spec.vcpus = spread.clone();
@@ -155,15 +154,22 @@ fn store_buffering_is_seen_where_it_can_be() {
 /// How late an order to give a copy up may come.
 const LATE: Duration = Duration::from_millis(4);
 
-/// What shows early grants best: variables that go from node to node, and pages that nodes do share.
-const HANDED: &str = "shapes=MP,SB+mfences,2+2W,S,LB,WRC,ISA2 place=apart,homes,straddle loads=ring0";
+/// What shows early grants best: variables that go from node to node.
+const HANDED: &str = "shapes=MP,SB+mfences,2+2W,S,LB,WRC,ISA2 place=apart,homes,straddle";
 
 /// Three nodes that learn late that they have to give a copy up.
 fn three_nodes(grants: Grants, words: &str, seed: u64) -> (ClusterSpec, Arc<AtomicU64>) {
     let mut spec = spec(&format!("{HANDED} {words} seed={seed}"), 3, 3);
-    let (links, early) = early::links(grants, LATE, seed);
-    spec.links = Some(links);
+    let early = meddle(&mut spec, grants, LATE, seed);
     (spec, early)
+}
+
+/// Leads the connections of a guest through a [`middle`]; gives the count of early grants.
+fn meddle(spec: &mut ClusterSpec, grants: Grants, late: Duration, seed: u64) -> Arc<AtomicU64> {
+    let layout = layout_for(spec.memory_mib << 20, usize::from(spec.nodes)).expect("as the guest's");
+    let (connect, early) = middle::connector(layout, spec.nodes, (grants, late, seed));
+    spec.connect = Some(connect);
+    early
 }
 
 #[test]
@@ -232,8 +238,10 @@ fn by_hand() {
     spec.lease = LeasePolicy { base_us: number("LEASE_US", 50), ..LeasePolicy::default() };
     let late = Duration::from_micros(number("LATE_US", 0));
     let grants = if number("EARLY", 0) > 0 { Grants::Early } else { Grants::InTime };
-    let (links, early) = early::links(grants, late, 1);
-    spec.links = (grants == Grants::Early || !late.is_zero()).then_some(links);
+    let early = match grants == Grants::Early || !late.is_zero() {
+        true => meddle(&mut spec, grants, late, 1),
+        false => Arc::default(),
+    };
     let cluster = started(spec);
     let which: Vec<u16> = (0..vcpus as u16).collect();
     println!("{} moves", cluster.keep_moving(&which, number("MOVES", 0) as usize));

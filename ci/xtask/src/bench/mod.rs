@@ -1,14 +1,22 @@
 //! `cargo xtask bench ...`
 
+mod dsm;
 mod moves;
+mod payload;
+mod stock_moves;
+mod table;
 
 use anyhow::Result;
 
 /// What can be measured.
 #[derive(clap::Subcommand)]
 pub enum Verb {
-    /// The blackout of vCPU moves.
+    /// The blackout of vCPU moves over the size of the guest's memory: bare-metal payload, any KVM.
     Moves(moves::Args),
+    /// What a page of another node costs, beside what it must cost: bare-metal payload, any KVM.
+    Dsm(dsm::Args),
+    /// The blackout of vCPU moves of a stock Linux guest that works.
+    StockMoves(stock_moves::Args),
 }
 
 /// Carries out a verb; gives the exit status.
@@ -18,5 +26,7 @@ pub enum Verb {
 pub fn main(verb: &Verb) -> Result<i32> {
     match verb {
         Verb::Moves(options) => moves::main(options),
+        Verb::Dsm(options) => dsm::main(options),
+        Verb::StockMoves(options) => stock_moves::main(options),
     }
 }

@@ -72,6 +72,42 @@ impl Launcher {
             Self::Local(command) => command.next_before(deadline),
         }
     }
+
+    /// Gives it these bytes as input.
+    ///
+    /// # Errors
+    /// When the way to it is lost, or its input has ended.
+    pub fn input(&mut self, bytes: &[u8]) -> Result<()> {
+        match self {
+            Self::Remote(command) => command.input(bytes),
+            Self::Local(command) => command.input(bytes),
+        }
+    }
+
+    /// Passes this process's standard input on, from a thread, until it ends.
+    ///
+    /// # Errors
+    /// When its input has been passed on or ended already.
+    pub fn pass_input(&mut self) -> Result<()> {
+        match self {
+            Self::Remote(command) => command.pass_input(),
+            Self::Local(command) => command.pass_input(),
+        }
+    }
+
+    /// Ends its input.
+    ///
+    /// # Errors
+    /// When the way to it is lost.
+    pub fn end_input(&mut self) -> Result<()> {
+        match self {
+            Self::Remote(command) => command.end_input(),
+            Self::Local(command) => {
+                command.end_input();
+                Ok(())
+            }
+        }
+    }
 }
 
 impl Cluster {
@@ -104,11 +140,31 @@ impl Cluster {
         Ok(Self { hosts, tessera, files: spec.files })
     }
 
+    /// Nodes on this machine, whether or not its KVM boots stock kernels: enough for bare-metal payloads.
+    ///
+    /// # Errors
+    /// When `tessera` does not build or a node does not come up.
+    pub fn on_this_machine(count: usize, files: Vec<GuestFile>) -> Result<Self> {
+        let tessera = builds::static_programs(&[builds::TESSERA])?.remove(0);
+        let hosts = Hosts::Local(LocalNodes::start(&tessera, count)?);
+        Ok(Self { hosts, tessera, files })
+    }
+
     /// What kind it is, in a word.
     pub fn kind(&self) -> &'static str {
         match self.hosts {
             Hosts::Nested(_) => "nested",
             Hosts::Local(_) => "local",
+        }
+    }
+
+    /// How many times slower than on the wall time is to pass for guests. An emulated processor does in ten seconds what a
+    /// real one does in much less than one: on the wall's clock a guest's timer would tick after so few
+    /// instructions that it does little else.
+    pub fn slow_clock(&self) -> u32 {
+        match self.hosts {
+            Hosts::Nested(_) => 10,
+            Hosts::Local(_) => 1,
         }
     }
 
@@ -135,7 +191,7 @@ impl Cluster {
         })
     }
 
-    /// Starts `tessera` with these arguments on the first host.
+    /// Starts `tessera` with these arguments on the first host; its input is open.
     ///
     /// # Errors
     /// When it cannot be started.
@@ -144,9 +200,7 @@ impl Cluster {
             Hosts::Nested(lab) => {
                 let command: Vec<String> =
                     std::iter::once("tessera".to_owned()).chain(arguments.iter().cloned()).collect();
-                let mut running = lab.first().remote().start(&command)?;
-                running.end_input()?;
-                Ok(Launcher::Remote(running))
+                Ok(Launcher::Remote(lab.first().remote().start(&command)?))
             }
             Hosts::Local(_) => Ok(Launcher::Local(LocalCommand::start(&self.tessera, arguments)?)),
         }
@@ -154,11 +208,38 @@ impl Cluster {
 
     /// The way to give orders to a guest that runs on these hosts.
     pub fn control(&self, guest: &str) -> Control {
+        self.control_at(0, guest)
+    }
+
+    /// The same, by the daemon of the host at this place.
+    ///
+    /// # Panics
+    /// Where there is no such host.
+    pub fn control_at(&self, place: usize, guest: &str) -> Control {
         let host = match &self.hosts {
-            Hosts::Nested(lab) => format!("127.0.0.1:{}", lab.first().node_port()),
-            Hosts::Local(nodes) => nodes.addresses()[0].clone(),
+            Hosts::Nested(lab) => format!("127.0.0.1:{}", lab.hosts()[place].node_port()),
+            Hosts::Local(nodes) => nodes.addresses()[place].clone(),
         };
         Control::new(&self.tessera, &host, guest)
+    }
+
+    /// How many hosts there are.
+    pub fn len(&self) -> usize {
+        self.addresses().len()
+    }
+
+    /// Runs a line of shell on the host at this place; gives its output.
+    ///
+    /// # Errors
+    /// When it cannot be run, takes longer than a minute, or its exit status is not 0.
+    ///
+    /// # Panics
+    /// Where there is no such host.
+    pub fn shell(&self, place: usize, line: &str) -> Result<String> {
+        match &self.hosts {
+            Hosts::Nested(lab) => lab.hosts()[place].remote().shell(line, std::time::Duration::from_secs(60)),
+            Hosts::Local(_) => crate::shell::output(std::process::Command::new("sh").args(["-c", line])),
+        }
     }
 
     /// Where a launcher can write its report.
@@ -183,7 +264,7 @@ impl Cluster {
                 std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?
             }
         };
-        serde_json::from_str(&text).with_context(|| format!("unexpected report: {text}"))
+        Report::parse(text)
     }
 
     /// What the hosts and their nodes said last, for messages.

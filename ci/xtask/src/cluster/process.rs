@@ -1,12 +1,12 @@
 //! A command on this machine that is read like one inside a lab host.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{ChildStdin, Command, Stdio};
 use std::sync::mpsc::{sync_channel, Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::cleanup::OwnedChild;
 use crate::lab::exec::Event;
@@ -14,22 +14,55 @@ use crate::lab::exec::Event;
 /// A running command. It is killed when this value goes.
 pub struct LocalCommand {
     child: OwnedChild,
+    input: Option<ChildStdin>,
     events: Receiver<Event>,
 }
 
 impl LocalCommand {
-    /// Starts a program without input.
+    /// Starts a program; its input is open.
     ///
     /// # Errors
     /// When it cannot be started.
     pub fn start(program: &Path, arguments: &[String]) -> Result<Self> {
         let mut command = Command::new(program);
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = OwnedChild::spawn(&mut command)?;
         let (sender, events) = sync_channel(64);
         carry(child.child().stdout.take(), Event::Out, sender.clone());
         carry(child.child().stderr.take(), Event::Err, sender);
-        Ok(Self { child, events })
+        let input = child.child().stdin.take();
+        Ok(Self { child, input, events })
+    }
+
+    /// Gives it these bytes as input.
+    ///
+    /// # Errors
+    /// When it reads no more.
+    pub fn input(&mut self, bytes: &[u8]) -> Result<()> {
+        let input = self.input.as_mut().context("its input has ended")?;
+        input.write_all(bytes).and_then(|()| input.flush()).context("it reads no more")
+    }
+
+    /// Passes this process's standard input on, from a thread, until it ends.
+    ///
+    /// # Errors
+    /// When its input has ended or is passed on already.
+    pub fn pass_input(&mut self) -> Result<()> {
+        let mut input = self.input.take().context("its input has ended")?;
+        std::thread::spawn(move || {
+            let mut buffer = vec![0; 64 << 10];
+            while let Ok(count @ 1..) = std::io::stdin().read(&mut buffer) {
+                if input.write_all(&buffer[..count]).and_then(|()| input.flush()).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// Ends its input.
+    pub fn end_input(&mut self) {
+        self.input = None;
     }
 
     /// What it has to tell next; `None` when the deadline passes first.
@@ -67,6 +100,18 @@ fn carry<R: Read + Send + 'static>(pipe: Option<R>, kind: fn(Vec<u8>) -> Event, 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_put_in_comes_out_until_its_end() {
+        let script = ["-c", "cat; exit 3"].map(str::to_owned);
+        let mut command = LocalCommand::start(Path::new("/bin/sh"), &script).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        command.input(b"typed").unwrap();
+        assert_eq!(command.next_before(deadline).unwrap(), Some(Event::Out(b"typed".to_vec())));
+        command.end_input();
+        assert!(command.input(b"more").is_err());
+        assert_eq!(command.next_before(deadline).unwrap(), Some(Event::Exit(3)));
+    }
 
     #[test]
     fn output_comes_before_the_exit_status() {

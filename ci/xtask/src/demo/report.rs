@@ -146,7 +146,7 @@ mod tests {
     use crate::tessera::Spread;
 
     fn fault(count: u64, p50_us: u64, p99_us: u64) -> FaultStats {
-        FaultStats { kind: "read".into(), latency: Spread { count, p50_us, p99_us } }
+        FaultStats { kind: "read".into(), latency: Spread { count, p50_us, p99_us, ..Spread::default() } }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::spread::Percentiles;
 use crate::cluster::Cluster;
-use crate::guest::{self, GuestSpec, Outcome};
+use crate::guest::{self, GuestSpec, OnReset, Outcome};
 use crate::kernels::Series;
 use crate::mover::{Begin, Mover, Moves, Plan as MovePlan};
 use crate::progress::Step;
@@ -27,6 +27,8 @@ pub struct Plan {
     pub move_every: Duration,
     /// The guest's programs.
     pub workload: String,
+    /// What else stands on the guest's kernel command line.
+    pub append: String,
     /// The guest's kernel.
     pub kernel: Series,
     /// How long one run may take.
@@ -93,10 +95,14 @@ fn run_on(cluster: &Cluster, plan: &Plan, hosts: usize) -> Result<(Outcome, Move
         name: name.clone(),
         hosts,
         vcpus: plan.vcpus,
+        vcpus_per_host: Vec::new(),
         memory_mib: plan.memory_mib,
         kernel: images::kernel_name(plan.kernel),
-        initramfs: images::GUEST_INITRAMFS.to_owned(),
-        cmdline: format!("console=ttyS0 quiet maxcpus=1 tessera.run={}", plan.workload),
+        initramfs: Some(images::GUEST_INITRAMFS.to_owned()),
+        cmdline: format!("console=ttyS0 quiet maxcpus=1 {} tessera.run={}", plan.append, plan.workload),
+        on_reset: OnReset::Exit,
+        lease_us: None,
+        options: Vec::new(),
         limit: plan.limit,
     };
     let places = if hosts == 1 { "one host".to_owned() } else { format!("{hosts} hosts, vCPUs moving") };

@@ -75,11 +75,12 @@ pub fn extras(files: &[Extra]) -> Result<Vec<u8>> {
     Ok(archive.finish())
 }
 
-/// The initramfs of a stock guest: its first process does everything.
+/// The initramfs of a stock guest: its first process does everything. It has these modules of each kernel, and loads
+/// those of the one that runs.
 ///
 /// # Errors
-/// When the program cannot be built.
-pub fn guest() -> Result<Vec<u8>> {
+/// When the program cannot be built, or a kernel has no such module.
+pub fn guest(kernels: &[Kernel], modules: &[&str]) -> Result<Vec<u8>> {
     let programs = builds::static_programs(&[builds::GUEST_INIT])?;
     let mut archive = Archive::default();
     archive.char_device("/dev/console", 0o600, (5, 1));
@@ -87,6 +88,16 @@ pub fn guest() -> Result<Vec<u8>> {
         archive.dir(dir);
     }
     archive.copy("/init", 0o755, &programs[0])?;
+    for kernel in kernels.iter().filter(|_| !modules.is_empty()) {
+        let folder = format!("/lib/modules/{}", kernel.release);
+        let mut order = String::new();
+        for module in kernel.modules(modules)? {
+            archive.file(&format!("{folder}/{}", module.name), 0o644, &module.content)?;
+            order.push_str(&module.name);
+            order.push('\n');
+        }
+        archive.file(&format!("{folder}/order"), 0o644, order.as_bytes())?;
+    }
     Ok(archive.finish())
 }
 
@@ -117,10 +128,19 @@ impl GuestFiles {
 /// # Errors
 /// When a kernel cannot be had or the initramfs cannot be built.
 pub fn guest_files(series: &[Series]) -> Result<GuestFiles> {
-    let kernels = series.iter().map(|series| Ok((kernel_name(*series), Kernel::get(*series)?.image())));
-    let kernels = kernels.collect::<Result<_>>()?;
+    guest_files_with(series, &[])
+}
+
+/// As [`guest_files`], with these modules and all that they need.
+///
+/// # Errors
+/// As [`guest_files`], and when a kernel has no such module.
+pub fn guest_files_with(series: &[Series], modules: &[&str]) -> Result<GuestFiles> {
+    let all = series.iter().map(|series| Kernel::get(*series)).collect::<Result<Vec<_>>>()?;
+    let kernels = series.iter().zip(&all).map(|(series, kernel)| (kernel_name(*series), kernel.image()));
+    let kernels = kernels.collect();
     let dir = TemporaryDir::new("tessera-guest")?;
-    std::fs::write(dir.path().join(GUEST_INITRAMFS), guest()?)
+    std::fs::write(dir.path().join(GUEST_INITRAMFS), guest(&all, modules)?)
         .context("cannot write the guest's initramfs")?;
     Ok(GuestFiles { dir, kernels })
 }

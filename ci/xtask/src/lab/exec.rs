@@ -171,6 +171,14 @@ impl RemoteCommand {
         }
     }
 
+    /// Gives the command these bytes as standard input.
+    ///
+    /// # Errors
+    /// When the agent is gone.
+    pub fn input(&mut self, bytes: &[u8]) -> Result<()> {
+        write_frame(&mut self.stream, Kind::Data, bytes).context("the lab host's agent is gone")
+    }
+
     /// Ends the command's standard input.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use super::verbs::HostOptions;
 use crate::cluster::{Cluster, ClusterSpec, GuestFile, Kind};
-use crate::guest::{self, GuestSpec};
+use crate::guest::{self, GuestSpec, OnReset};
 use crate::kernels::{Kernel, Series};
 use crate::mover::{Begin, Mover, Plan};
 use crate::{images, setup, sizes};
@@ -18,7 +18,12 @@ use crate::{images, setup, sizes};
 #[command(
     after_help = "Examples:\n  cargo xtask lab run --cmdline 'console=ttyS0 tessera.run=mgs' --move-every 500\n  \
     cargo xtask lab run --hosts 3 --kernel 6.1 --cpus 3\n  \
-    cargo xtask lab run --kernel bzImage --initramfs my.cpio --cmdline 'console=ttyS0' --timeout 60"
+    cargo xtask lab run --modules virtio_blk --cmdline 'console=ttyS0 tessera.run=disk' --put disk.img \
+    -- --disk path=/put/disk.img\n  \
+    cargo xtask lab run --kernel bzImage --initramfs my.cpio --cmdline 'console=ttyS0' --timeout 60\n  \
+    echo poweroff | cargo xtask lab run --cmdline 'console=ttyS0 tessera.end=shell'\n\n\
+    Standard input and output are the guest's serial console. Exit status: the launcher's (0: the guest powered off; \
+    10: it reset itself, as a kernel does that panics; 12: a node was lost), or 125 with one line that says why."
 )]
 pub struct Run {
     #[command(flatten)]
@@ -42,12 +47,24 @@ pub struct Run {
     /// up, or, with an initramfs of your own, from the first output on.
     #[arg(long, value_name = "MS")]
     move_every: Option<u64>,
+    /// For how long a host may keep a page that it was granted, in microseconds.
+    #[arg(long, value_name = "US")]
+    lease_us: Option<u32>,
     /// Most seconds that the guest may take.
     #[arg(long, default_value_t = 600, value_name = "S")]
     timeout: u64,
     /// Which kind of hosts.
     #[arg(long, value_enum, default_value = "nested")]
     lab: Kind,
+    /// Modules of the stock kernel for our own guest programs, with commas between: virtio_blk,virtio_console
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    modules: Vec<String>,
+    /// Put this file into all lab hosts as /put/NAME (FILE=PATH: as PATH). May be given several times.
+    #[arg(long, value_name = "FILE[=PATH]")]
+    put: Vec<String>,
+    /// More options of `tessera run`.
+    #[arg(last = true, value_name = "OPTIONS")]
+    options: Vec<String>,
 }
 
 /// Carries out the verb; gives the launcher's exit status.
@@ -57,7 +74,7 @@ pub struct Run {
 pub fn run(options: &Run) -> Result<i32> {
     setup::ensure()?;
     let built_in = match &options.initramfs {
-        None => Some(images::guest_files(&[])?),
+        None => Some(own_files(&options.kernel, &options.modules)?),
         Some(_) => None,
     };
     let mut files = vec![("kernel".to_owned(), kernel(&options.kernel)?)];
@@ -70,6 +87,7 @@ pub fn run(options: &Run) -> Result<i32> {
     );
 
     let mut lab = options.host_options.spec();
+    lab.files_everywhere = options.put.iter().map(|put| super::verbs::extra(put)).collect::<Result<_>>()?;
     lab.memory_mib = lab.memory_mib.max(options.memory + super::LabSpec::HOST_OWN_MIB);
     let hosts = lab.hosts;
     let cluster = Cluster::start(ClusterSpec { kind: options.lab, lab, files })?;
@@ -77,10 +95,14 @@ pub fn run(options: &Run) -> Result<i32> {
         name: "lab".to_owned(),
         hosts,
         vcpus: options.cpus,
+        vcpus_per_host: Vec::new(),
         memory_mib: options.memory,
         kernel: "kernel".to_owned(),
-        initramfs: images::GUEST_INITRAMFS.to_owned(),
+        initramfs: Some(images::GUEST_INITRAMFS.to_owned()),
         cmdline: options.cmdline.clone(),
+        on_reset: OnReset::Exit,
+        lease_us: options.lease_us,
+        options: options.options.clone(),
         limit: Duration::from_secs(options.timeout),
     };
     let plan = Plan {
@@ -95,7 +117,7 @@ pub fn run(options: &Run) -> Result<i32> {
         // Who reads may have gone; the guest goes on all the same.
         let _ = out.write_all(bytes).and_then(|()| out.flush());
     });
-    let outcome = guest::run(&cluster, &spec, &mut mover)?;
+    let outcome = guest::run_with_our_input(&cluster, &spec, &mut mover)?;
     let moves = mover.finish();
     eprint!("{}", outcome.launcher_said);
     if options.move_every.is_some() {
@@ -104,7 +126,28 @@ pub fn run(options: &Run) -> Result<i32> {
             eprintln!("a move failed: {error}");
         }
     }
+    if let Some(words) = own_end(outcome.status) {
+        eprintln!("{words}");
+    }
     Ok(outcome.status)
+}
+
+/// Our guest programs, with modules of a stock kernel.
+fn own_files(kernel: &str, modules: &[String]) -> Result<images::GuestFiles> {
+    let modules: Vec<&str> = modules.iter().map(String::as_str).collect();
+    match <Series as clap::ValueEnum>::from_str(kernel, false) {
+        Ok(series) if !modules.is_empty() => images::guest_files_with(&[series], &modules),
+        _ => images::guest_files(&[]),
+    }
+}
+
+/// About a guest that ended by itself, but not well: the launcher has no words for that. (`docs/cli.md` lists the statuses.)
+fn own_end(status: i32) -> Option<&'static str> {
+    match status {
+        10 => Some("the guest reset itself, as a kernel does that panics: exit status 10"),
+        11 => Some("the guest panicked: exit status 11"),
+        _ => None,
+    }
 }
 
 fn kernel(text: &str) -> Result<PathBuf> {

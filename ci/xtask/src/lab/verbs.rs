@@ -147,7 +147,7 @@ fn exec(options: &Exec) -> Result<i32> {
 }
 
 /// A file from `FILE` or `FILE=PATH`; what may be run here may be run there.
-fn extra(put: &str) -> Result<Extra> {
+pub(super) fn extra(put: &str) -> Result<Extra> {
     use std::os::unix::fs::PermissionsExt;
     let (from, path) = match put.rsplit_once('=') {
         Some((from, path)) => (PathBuf::from(from), path.to_owned()),

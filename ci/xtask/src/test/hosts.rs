@@ -1,4 +1,4 @@
-//! The lanes that need hosts: the lab's own checks, and stock guests across hosts.
+//! The lane that checks the lab itself.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -6,10 +6,6 @@ use std::time::Duration;
 use anyhow::{ensure, Context, Result};
 
 use super::Counts;
-use crate::cluster::{Cluster, ClusterSpec, Kind};
-use crate::demo::run::{run, Plan};
-use crate::images::{self, GuestFiles};
-use crate::kernels::Series;
 use crate::lab::{Lab, LabSpec};
 use crate::setup;
 
@@ -125,92 +121,5 @@ fn files_come_through(lab: &Lab) -> Result<()> {
     let there = remote.shell("sha256sum /tmp/file", COMMAND_LIMIT)?;
     let sum = |text: &str| text.split_whitespace().next().map(str::to_owned);
     ensure!(sum(&here).is_some() && sum(&here) == sum(&there), "{here} here, {there} there");
-    Ok(())
-}
-
-/// One guest of the stock lane.
-struct Stock {
-    name: &'static str,
-    kernel: Series,
-    hosts: usize,
-    vcpus: u32,
-    moves: u64,
-}
-
-const GUESTS: [Stock; 2] = [
-    Stock { name: "kernel 6.1 over two hosts", kernel: Series::Bookworm, hosts: 2, vcpus: 2, moves: 4 },
-    Stock { name: "kernel 6.12 over two hosts", kernel: Series::Backports, hosts: 2, vcpus: 2, moves: 4 },
-];
-
-const GUEST_MEMORY_MIB: u64 = 384;
-
-/// Runs stock guests over one host and over several, and compares.
-///
-/// # Errors
-/// When the hosts cannot be started.
-pub fn stock() -> Result<Counts> {
-    setup::ensure()?;
-    let files = images::guest_files(&[Series::Bookworm, Series::Backports])?;
-    let mut counts = Counts::default();
-    let mut cluster = None;
-    for guest in &GUESTS {
-        let hosts = match cluster.take() {
-            Some(hosts) => hosts,
-            None => start_hosts(&files)?,
-        };
-        match run_stock(&hosts, guest) {
-            Ok(()) => {
-                counts.passed += 1;
-                println!("ok: {}", guest.name);
-                cluster = Some(hosts);
-            }
-            // The next guest gets fresh hosts: this one may have left something behind.
-            Err(error) => {
-                counts.failed += 1;
-                println!("FAILED: {}: {error:#}\n{}", guest.name, hosts.last_words());
-            }
-        }
-    }
-    Ok(counts)
-}
-
-fn start_hosts(files: &GuestFiles) -> Result<Cluster> {
-    let lab =
-        LabSpec { hosts: 2, memory_mib: GUEST_MEMORY_MIB + LabSpec::HOST_OWN_MIB, ..LabSpec::default() };
-    Cluster::start(ClusterSpec { kind: Kind::Auto, lab, files: files.files() })
-}
-
-fn run_stock(cluster: &Cluster, guest: &Stock) -> Result<()> {
-    let summary = run(
-        cluster,
-        &Plan {
-            hosts: guest.hosts,
-            vcpus: guest.vcpus,
-            memory_mib: GUEST_MEMORY_MIB,
-            moves: guest.moves,
-            move_every: Duration::from_secs(3),
-            workload: "counter:rounds=1000,clocks:seconds=2,mgs:m=2000:n=32".to_owned(),
-            kernel: guest.kernel,
-            limit: Duration::from_secs(600),
-        },
-    )?;
-    ensure!(
-        summary.results_equal,
-        "results differ: {:?} and {:?}",
-        summary.one.map(|one| one.results),
-        summary.all.results
-    );
-    ensure!(summary.moves.errors.is_empty(), "moves failed: {}", summary.moves.errors.join("\n"));
-    ensure!(!summary.moves.blackout_us.is_empty(), "no vCPU moved");
-    let blackout = summary.blackout_us();
-    println!(
-        "{}: {} moves, blackout p50 {} us, max {} us; boot {:.1} s, on one host {:.1} s",
-        guest.name,
-        summary.moves.blackout_us.len(),
-        blackout.p50,
-        blackout.max,
-        summary.all.boot.unwrap_or_default().as_secs_f64(),
-        summary.one.and_then(|one| one.boot).unwrap_or_default().as_secs_f64()
-    );
     Ok(())
 }

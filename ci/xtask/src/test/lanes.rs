@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{cargo, hosts, payload, Counts};
+use super::{cargo, hosts, payload, stock, Counts};
 use crate::{builds, setup};
 
 /// A lane.
@@ -26,7 +26,7 @@ pub const LANES: &[Lane] = &[
         about: "the lab's hosts: KVM, memory tracking, network, commands",
         run: hosts::lab,
     },
-    Lane { name: "stock", about: "stock Linux guests across hosts, vCPUs moving", run: hosts::stock },
+    Lane { name: "stock", about: "stock Linux guests across hosts, vCPUs moving", run: stock::run },
 ];
 
 /// Crates whose tests explore so many states that they run optimized; see the profile `checker`.
@@ -37,7 +37,7 @@ fn lint() -> Result<Counts> {
     setup::ensure()?;
     let runs = [
         cargo::whole("format", &["fmt", "--all", "--check"])?,
-        cargo::whole("format-payload", &["fmt", "--manifest-path", payload::MANIFEST, "--check"])?,
+        cargo::whole("format-payload", &["fmt", "--manifest-path", builds::PAYLOAD_MANIFEST, "--check"])?,
         cargo::whole("clippy", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?,
     ];
     Ok(sum(&runs))
@@ -57,7 +57,7 @@ fn unit() -> Result<Counts> {
     )?;
     let payload = cargo::tests(
         "unit-payload",
-        builds::cargo().args(["test", "--lib", "--manifest-path", payload::MANIFEST]),
+        builds::cargo().args(["test", "--lib", "--manifest-path", builds::PAYLOAD_MANIFEST]),
     )?;
     Ok(sum(&[others, own, payload]))
 }

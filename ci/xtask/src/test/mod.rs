@@ -3,7 +3,8 @@
 mod cargo;
 mod hosts;
 mod lanes;
-mod payload;
+pub mod payload;
+pub mod stock;
 mod summary;
 
 use std::time::Instant;

@@ -2,14 +2,10 @@
 
 use std::fs::OpenOptions;
 
-use anyhow::{ensure, Result};
+use anyhow::Result;
 
 use super::{cargo, CannotRun, Counts};
-use crate::progress::Step;
-use crate::{builds, paths, shell};
-
-/// The payloads' own workspace.
-pub const MANIFEST: &str = "guest/payload/Cargo.toml";
+use crate::builds;
 
 /// Tells the integration tests where the payloads are.
 const PAYLOADS: &str = "TESSERA_PAYLOADS";
@@ -24,14 +20,7 @@ pub fn run() -> Result<Counts> {
         .write(true)
         .open("/dev/kvm")
         .map_err(|error| CannotRun(format!("/dev/kvm: {error}")))?;
-    let target = paths::target().join("payload");
-    let step = Step::start("building the bare-metal payloads");
-    let mut build = builds::cargo();
-    build.args(["build", "--release", "--manifest-path", MANIFEST, "--target-dir"]).arg(&target);
-    shell::output(&mut build)?;
-    let payloads = target.join("release");
-    ensure!(payloads.join("tessera-payload").is_file(), "cargo built no payload in {}", payloads.display());
-    step.done("done");
+    let payloads = builds::payloads()?;
     let mut tests = builds::cargo();
     tests.env(PAYLOADS, &payloads).args(["test", "--no-fail-fast", "-p", "tessera", "--test", "*"]);
     cargo::tests("payload", &mut tests)

@@ -5,6 +5,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::host::{Effects, Host, Packet, Pages};
 use crate::ids::{Extent, Gfn, NodeId, EXTENT_PAGES};
 use crate::layout::{Layout, Region};
@@ -22,7 +24,8 @@ pub fn layout(homes: &[u8]) -> Arc<Layout> {
 
 pub const NO_LEASE: LeasePolicy = LeasePolicy { base_us: 0, max_us: 0 };
 
-#[derive(Clone, Debug)]
+/// How many nodes and pages there are, and what is the same for all.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Shape {
     pub nodes: u8,
     pub homes: Vec<u8>,
@@ -64,7 +67,7 @@ impl Shape {
 /// A mistake built into a node from outside: it may change the node before an event, and the node and its
 /// actions after.
 #[derive(Clone, Copy)]
-pub struct Fault {
+pub struct Mutant {
     pub name: &'static str,
     pub before: fn(&mut Node, &Event),
     pub after: fn(&mut Node, &Event, &mut Vec<Action>),
@@ -75,20 +78,20 @@ pub fn handle(
     node: &mut Node,
     now: Micros,
     event: Event,
-    fault: Option<Fault>,
+    mutant: Option<Mutant>,
     actions: &mut Vec<Action>,
 ) -> Result<(), String> {
-    let Some(fault) = fault else {
+    let Some(mutant) = mutant else {
         return node
             .handle(now, event, actions)
             .map_err(|violation| format!("{event:?} refused: {violation}"));
     };
-    (fault.before)(node, &event);
+    (mutant.before)(node, &event);
     // A node with a mistake in it may well find that itself.
     let handled = catch_unwind(AssertUnwindSafe(|| node.handle(now, event, actions)));
     let result = handled.map_err(|_| format!("panic on {event:?}"))?;
     result.map_err(|violation| format!("{event:?} refused: {violation}"))?;
-    (fault.after)(node, &event, actions);
+    (mutant.after)(node, &event, actions);
     Ok(())
 }
 
@@ -100,7 +103,9 @@ pub struct Cluster {
     pub links: Vec<VecDeque<Packet>>,
     /// Each page's latest version.
     pub latest: Vec<u64>,
-    pub fault: Option<Fault>,
+    /// Nodes that are silent for good.
+    pub stopped: Vec<bool>,
+    pub mutant: Option<Mutant>,
     /// Of the last step.
     pub actions: Vec<Action>,
 }
@@ -112,7 +117,8 @@ impl Cluster {
         let links = vec![VecDeque::new(); nodes.len() * nodes.len()];
         let pages = shape.pages();
         let latest = vec![0; pages.len()];
-        Cluster { pages, nodes, hosts, links, latest, fault: None, actions: Vec::new() }
+        let stopped = vec![false; nodes.len()];
+        Cluster { pages, nodes, hosts, links, latest, stopped, mutant: None, actions: Vec::new() }
     }
 
     pub fn link(&self, from: usize, to: usize) -> usize {
@@ -129,7 +135,8 @@ impl Cluster {
     ) -> Result<Effects, String> {
         self.actions.clear();
         let node = &mut self.nodes[at];
-        handle(node, now, event, self.fault, &mut self.actions).map_err(|why| format!("node {at}: {why}"))?;
+        handle(node, now, event, self.mutant, &mut self.actions)
+            .map_err(|why| format!("node {at}: {why}"))?;
         let mut effects = Effects::default();
         self.hosts[at]
             .carry_out(&self.actions, received, &mut effects)
@@ -144,10 +151,12 @@ impl Cluster {
         Ok(effects)
     }
 
-    /// Delivers the first message of a link, if any.
+    /// Delivers the first message of a link, if any; a silent node takes nothing in.
     pub fn deliver(&mut self, now: Micros, from: usize, to: usize) -> Result<Option<Effects>, String> {
         let link = self.link(from, to);
-        let Some(packet) = self.links[link].pop_front() else { return Ok(None) };
+        let Some(packet) = self.links[link].pop_front().filter(|_| !self.stopped[to]) else {
+            return Ok(None);
+        };
         let event = Event::Message { from: NodeId(from as u8), message: packet.message };
         self.step(now, to, event, packet.bytes).map(Some)
     }
@@ -267,6 +276,14 @@ impl Node {
     /// Whether this node keeps the page's entry.
     pub fn is_home(&self, gfn: Gfn) -> bool {
         self.place(gfn).is_ok_and(|place| place.home == self.me)
+    }
+
+    /// Whether what is under way for the page needs `node`.
+    pub fn waits_for(&self, gfn: Gfn, node: NodeId) -> bool {
+        self.directory.transaction(gfn).is_some_and(|transaction| {
+            [transaction.requester, transaction.supplier].contains(&node)
+                || transaction.invalidated.contains(node)
+        })
     }
 
     /// Takes out what makes states differ that behave alike: counts, past times, and transaction numbers that grow.

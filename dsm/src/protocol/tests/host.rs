@@ -81,6 +81,24 @@ impl Host {
         Host { pages, mappings: vec![Mapping::default(); pages.len()] }
     }
 
+    /// How often a page is lent.
+    pub fn lent(&self, page: usize, access: Access) -> u16 {
+        let mapping = &self.mappings[page];
+        match access {
+            Access::Read => mapping.lent_read,
+            Access::Write => mapping.lent_write,
+        }
+    }
+
+    /// A device gives a page back that is lent to it.
+    pub fn take_back(&mut self, page: usize, access: Access) {
+        let mapping = &mut self.mappings[page];
+        match access {
+            Access::Read => mapping.lent_read -= 1,
+            Access::Write => mapping.lent_write -= 1,
+        }
+    }
+
     /// Carries out `actions` in order; `received` are the bytes that came with the message being handled.
     pub fn carry_out(
         &mut self,

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use stateright::{Checker, HasDiscoveries, Model, Property};
 
-use super::cluster::{check_page, handle, Fault, Shape};
+use super::cluster::{check_page, handle, Mutant, Shape};
 use super::host::{Effects, Host, Packet};
 use crate::ids::NodeId;
 use crate::protocol::{Access, Action, Event, LeasePolicy, Node, Rights};
@@ -101,20 +101,20 @@ pub enum Step {
 pub struct Protocol {
     shape: Shape,
     devices: bool,
-    fault: Option<Fault>,
+    mutant: Option<Mutant>,
     store: Mutex<Store>,
 }
 
 impl Protocol {
     pub fn new(shape: Shape) -> Self {
-        Protocol { shape, devices: false, fault: None, store: Mutex::default() }
+        Protocol { shape, devices: false, mutant: None, store: Mutex::default() }
     }
 
-    pub fn with_fault(self, fault: Fault) -> Self {
-        Protocol { fault: Some(fault), ..self }
+    pub fn with_mutant(self, mutant: Mutant) -> Self {
+        Protocol { mutant: Some(mutant), ..self }
     }
 
-    fn with_devices(self) -> Self {
+    pub fn with_devices(self) -> Self {
         Protocol { devices: true, ..self }
     }
 
@@ -143,7 +143,7 @@ impl Protocol {
     fn try_out(&self, mut node: Node, event: Event) -> Reaction {
         let now = if event == Event::Tick { node.next_deadline().unwrap_or(0) } else { 0 };
         let mut actions: Vec<Action> = vec![];
-        handle(&mut node, now, event, self.fault, &mut actions)?;
+        handle(&mut node, now, event, self.mutant, &mut actions)?;
         Ok((self.keep(node), actions))
     }
 
@@ -365,9 +365,9 @@ pub struct Verdict {
 
 /// Explores all of a model, or until something is wrong.
 pub fn explore(name: &str, protocol: Protocol) -> Verdict {
-    let has_fault = protocol.fault.is_some();
+    let has_mutant = protocol.mutant.is_some();
     let checker = protocol.checker().threads(2).target_state_count(STATES_MAX);
-    let checker = match has_fault {
+    let checker = match has_mutant {
         true => checker.finish_when(HasDiscoveries::AnyFailures),
         false => checker,
     };
@@ -379,7 +379,7 @@ pub fn explore(name: &str, protocol: Protocol) -> Verdict {
     });
     let states = checker.unique_state_count();
     assert!(checker.state_count() < STATES_MAX, "{name}: the states do not end");
-    if !has_fault {
+    if !has_mutant {
         let (depth, total) = (checker.max_depth(), checker.state_count());
         println!("{name}: {states} states, {total} steps, depth {depth}");
         assert!(checker.discovery("all share a page").is_some(), "{name}: never: all share a page");

@@ -170,6 +170,23 @@ fn the_first_conflict_splits_an_extent_and_moves_one_page() {
 }
 
 #[test]
+fn the_home_knows_which_pages_only_one_node_has() {
+    let mut bench = Bench::new(3, &[0]);
+    let only_at = |bench: &Bench, node: u8| bench.cluster.nodes[0].pages_only_at(NodeId(node));
+    assert_eq!([only_at(&bench, 0), only_at(&bench, 1)], [0, 0], "nobody has touched anything");
+    bench.fault(1, PAGE, Write);
+    bench.settle();
+    assert_eq!([only_at(&bench, 0), only_at(&bench, 1)], [0, 512], "the extent as a whole");
+    bench.fault(2, PAGE, Read);
+    bench.settle();
+    assert_eq!([1, 2].map(|node| only_at(&bench, node)), [511, 0], "one page is shared");
+    bench.fault(2, PAGE, Write);
+    bench.settle();
+    assert_eq!([0, 1, 2].map(|node| only_at(&bench, node)), [0, 511, 1]);
+    assert_eq!(bench.cluster.nodes[1].pages_only_at(NodeId(2)), 0, "not its home");
+}
+
+#[test]
 fn a_read_leaves_the_owner_a_read_copy() {
     let mut bench = Bench::new(3, &[0]);
     bench.make(1, NEIGHBOUR, Write);

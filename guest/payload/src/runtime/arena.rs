@@ -14,7 +14,7 @@ use super::exit::{fail, Status};
 pub const PAGE_BYTES: u64 = 4096;
 /// Memory above this is left alone; the page tables that map it would take too long to build.
 pub const MAPPED_LIMIT: u64 = 64 << 30;
-/// How many stripes memory is divided into.
+/// Pieces of equal size that memory is divided into.
 pub const STRIPES: usize = 8;
 const RANGES: usize = 16;
 
@@ -102,13 +102,6 @@ impl Arena {
         pages
     }
 
-    /// `count` pages of zeros, adjacent, from that stripe (from 0 up to [`STRIPES`]), whatever the choice of homes.
-    pub fn pages_of(&self, stripe: usize, count: usize) -> &'static [Page] {
-        let pages = self.take(stripe % STRIPES, count as u64 * PAGE_BYTES, PAGE_BYTES);
-        pages.iter().for_each(Page::clear);
-        pages
-    }
-
     /// `count` pages that nobody has touched since the machine started, adjacent, all from one stripe.
     pub fn untouched(&self, count: usize) -> &'static [Page] {
         let stripe = match self.homes.get() {
@@ -116,6 +109,26 @@ impl Arena {
             Homes::Spread => self.next.replace((self.next.get() + 1) % STRIPES),
         };
         self.take(stripe, count as u64 * PAGE_BYTES, PAGE_BYTES)
+    }
+
+    /// `count` pages that nobody has touched of each stripe, in address order.
+    pub fn each_stripe(&self, count: usize) -> [&'static [Page]; STRIPES] {
+        core::array::from_fn(|stripe| self.take(stripe, count as u64 * PAGE_BYTES, PAGE_BYTES))
+    }
+
+    /// `count` pages of a stripe (0 to [`STRIPES`] - 1) that nobody has touched, adjacent.
+    pub fn untouched_of(&self, stripe: usize, count: usize) -> &'static [Page] {
+        if stripe >= STRIPES {
+            fail(Status::Usage, format_args!("there is no stripe {stripe} among {STRIPES}"));
+        }
+        self.take(stripe, count as u64 * PAGE_BYTES, PAGE_BYTES)
+    }
+
+    /// `count` pages of zeros of a stripe, adjacent.
+    pub fn pages_of(&self, stripe: usize, count: usize) -> &'static [Page] {
+        let pages = self.untouched_of(stripe, count);
+        pages.iter().for_each(Page::clear);
+        pages
     }
 
     /// A block of `bytes`, aligned to `bytes`, zeroed, from the first stripe: for the runtime's own use.

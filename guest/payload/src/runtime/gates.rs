@@ -4,12 +4,8 @@
 use core::arch::asm;
 use core::sync::atomic::AtomicU64;
 
-use tessera_litmus::table::LOAD_GATE;
-
 /// What R11 holds for gate 0; the assembly's `GATE_MAGIC`.
 const MAGIC: u64 = 0x7e55_e700;
-// The code of litmus tests goes through this gate too.
-const _: () = assert!(LOAD_GATE == MAGIC + 12);
 /// What R11 holds for the gate of [`wait_while`].
 pub const WAIT: u64 = MAGIC + 2;
 
@@ -39,20 +35,6 @@ pub fn wait_while(word: &AtomicU64, seen: u64) {
     unsafe {
         asm!("ud2", inout("r11") MAGIC + 2 => _, in("rdi") word.as_ptr(), in("rsi") seen);
     }
-}
-
-/// Loads the word at `address` from ring 0. A KVM that emulates ring 0 asks its host for the page to be read; what ring 3
-/// touches, it may ask for as if it were written at once.
-///
-/// # Safety
-/// The eight bytes are mapped.
-pub unsafe fn load(address: *const u64) -> u64 {
-    let value;
-    // SAFETY: the gate loads the word, which the caller says is there.
-    unsafe {
-        asm!("ud2", inout("r11") LOAD_GATE => _, in("rdi") address, out("rax") value);
-    }
-    value
 }
 
 /// Drops this CPU's translation of the page at `address`.

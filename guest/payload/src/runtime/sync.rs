@@ -95,19 +95,15 @@ impl Barrier {
         let release = self.release.word(0);
         if thread == 0 {
             for arrival in &self.arrivals[1..threads] {
-                doze.wait_until("a barrier: the arrival of a thread", || look(arrival) >= round);
+                doze.wait_until("a barrier: the arrival of a thread", || {
+                    arrival.word(0).load(Ordering::Acquire) >= round
+                });
             }
             alone();
             release.store(round, Ordering::Release);
         } else {
             self.arrivals[thread].word(0).store(round, Ordering::Release);
-            doze.wait_until("a barrier: the release", || look(self.release) >= round);
+            doze.wait_until("a barrier: the release", || release.load(Ordering::Acquire) >= round);
         }
     }
-}
-
-/// The page's first word, looked at from ring 0, so that looking does not take the page away from who writes it.
-fn look(page: &Page) -> u64 {
-    // SAFETY: a word of an arena page; a load has its place in the order of memory in ring 0 as in ring 3.
-    unsafe { gates::load(page.word(0).as_ptr()) }
 }

@@ -2,6 +2,10 @@
 
 mod atomics;
 mod basic;
+mod bench;
+mod bench_bulk;
+mod bench_fault;
+mod bench_fill;
 mod ipi;
 mod latency;
 mod litmus;
@@ -33,6 +37,13 @@ const TESTS: &[(&str, Test)] = &[
     ("tablepage", memory::tablepage),
     ("latency", latency::latency),
     ("litmus", litmus::litmus),
+    ("bench_fill", bench_fill::bench_fill),
+    ("bench_fault", bench_fault::bench_fault),
+    ("bench_touch", bench_fault::bench_touch),
+    ("bench_pingpong", bench_fault::bench_pingpong),
+    ("bench_scan", bench_bulk::bench_scan),
+    ("bench_private", bench_bulk::bench_private),
+    ("bench_rate", bench_bulk::bench_rate),
 ];
 
 /// Runs the test of that name; an unknown name ends the run.

@@ -22,7 +22,7 @@ use crate::json::{float, Object};
 use crate::memory::{Pages, PAGE_WORDS};
 use crate::orders::Order;
 use crate::random::{mix, Random};
-use crate::spin;
+use crate::spin::{self, Cycles};
 use crate::trouble::Trouble;
 
 /// Pairs of columns whose scalar product is looked at.
@@ -42,6 +42,7 @@ struct Task {
     seed: u64,
     block: usize,
     threads: usize,
+    patience: Cycles,
 }
 
 impl Task {
@@ -86,7 +87,7 @@ impl Shared {
         Ok(Self {
             // Only room is made here: each thread touches its own.
             memory: (0..task.threads)
-                .map(|thread| Pages::new(task.owned(thread).count() * task.column_pages()))
+                .map(|thread| Pages::huge(task.owned(thread).count() * task.column_pages()))
                 .collect::<Result<_, _>>()?,
             published: Pages::new(task.threads)?,
             asleep: Pages::new(task.threads)?,
@@ -123,8 +124,19 @@ impl Shared {
     fn finished(&self, me: usize, column: usize, generation: u32) -> &[f64] {
         let (owner, rank) = (self.task.owner(column), self.task.rank(column) as u32);
         let wanted = self.mark(generation, rank);
-        spin::wait(self.published(owner), self.asleep(me), |count| count.wrapping_sub(wanted) as i32 >= 0);
-        // SAFETY: published columns are never changed again in this generation, and the count was read with
+        if owner == me {
+            // It was finished before, and may not be published yet.
+            return self.finished_column(column);
+        }
+        spin::wait(self.published(owner), self.asleep(me), self.task.patience, |count| {
+            count.wrapping_sub(wanted) as i32 >= 0
+        });
+        self.finished_column(column)
+    }
+
+    /// A column that is q_column already, by the caller's own doing or by what it has seen published.
+    fn finished_column(&self, column: usize) -> &[f64] {
+        // SAFETY: finished columns are never changed again in this generation, and a count that says so was read with
         // acquire order.
         unsafe { std::slice::from_raw_parts(self.place(column), self.task.rows) }
     }
@@ -181,24 +193,22 @@ impl Mine<'_> {
         unsafe { std::slice::from_raw_parts(self.shared.place(self.columns[index].0), self.shared.task.rows) }
     }
 
-    /// All steps.
+    /// All steps, a block of columns at a time: what a thread reads of another's memory it reads in one go.
     fn factorise(&mut self) {
         let task = self.shared.task;
         // Columns before `next` are published.
-        let mut next = 0;
-        for k in 0..task.columns {
+        let mut next = self.look_ahead(0, 0);
+        for start in (0..task.columns).step_by(task.block) {
             if next == self.columns.len() {
                 break;
             }
-            if k == 0 {
-                next = self.look_ahead(next, 0);
+            let end = (start + task.block).min(task.columns);
+            if task.owner(start) != self.me {
+                self.shared.finished(self.me, end - 1, self.generation);
             }
-            if task.owner(k) != self.me {
-                self.shared.finished(self.me, k, self.generation);
-            }
-            next = self.look_ahead(next, k + 1);
+            next = self.look_ahead(next, end);
             for index in next..self.columns.len() {
-                self.bring_up(index, k + 1);
+                self.bring_up(index, end);
             }
         }
     }
@@ -211,9 +221,12 @@ impl Mine<'_> {
             let column = self.columns[next].0;
             self.bring_up(next, column);
             normalise(self.column(next));
-            self.shared.publish(column, self.generation);
             next += 1;
             upto = column + 1;
+            // Once for a block: each time, the page with the count has to come here and go back.
+            if upto.is_multiple_of(self.shared.task.block) || next == self.columns.len() {
+                self.shared.publish(column, self.generation);
+            }
         }
         next
     }
@@ -326,16 +339,17 @@ fn solve(task: Task, repeat: u32, cpus: &[usize]) -> Result<Answer, Trouble> {
 }
 
 /// Runs the program. Parameters: `m` rows (1000), `n` columns (m or 1000), `seed`, `threads` (0: one per
-/// CPU), `block` (4), `repeat` (1).
+/// CPU), `block` (8), `repeat` (1), `patience` (100: after so many million cycles a thread that waits for a column goes to sleep; to be
+/// woken from another host takes long).
 ///
 /// # Errors
 /// Parameters that make no sense, or no memory.
 pub fn run(order: &Order) -> Result<Finding, Trouble> {
-    order.only(&["m", "n", "seed", "threads", "block", "repeat"])?;
+    order.only(&["m", "n", "seed", "threads", "block", "repeat", "patience"])?;
     let rows = order.number("m", 1000, 1)? as usize;
     let columns = order.number("n", rows.min(1000) as u64, 1)? as usize;
     let repeat = order.number("repeat", 1, 1)?.min(1000) as u32;
-    let block = order.number("block", 4.min(columns as u64), 1)? as usize;
+    let block = order.number("block", 8.min(columns as u64), 1)? as usize;
     let seed = order.number("seed", 1, 0)?;
     let cpus = cpus::spread(order.number("threads", 0, 0)?.min(1024) as usize);
     if columns > rows || rows.saturating_mul(columns) > 1 << 34 || block > columns {
@@ -344,7 +358,9 @@ pub fn run(order: &Order) -> Result<Finding, Trouble> {
             "needs block <= n <= m, and m * n up to 2^34",
         ));
     }
-    let task = Task { rows, columns, seed, block, threads: cpus.len() };
+    let patience =
+        Cycles(order.number("patience", spin::PATIENCE.0 / 1_000_000, 0)?.saturating_mul(1_000_000));
+    let task = Task { rows, columns, seed, block, threads: cpus.len(), patience };
     let answer = solve(task, repeat, &cpus)?;
     let fastest = answer.seconds.iter().copied().fold(f64::INFINITY, f64::min);
     let mut figures = Object::default();
@@ -365,7 +381,7 @@ mod tests {
     use super::*;
 
     fn task(rows: usize, columns: usize, threads: usize, block: usize) -> Task {
-        Task { rows, columns, seed: 5, block, threads }
+        Task { rows, columns, seed: 5, block, threads, patience: spin::PATIENCE }
     }
 
     fn on(task: Task, repeat: u32) -> Answer {

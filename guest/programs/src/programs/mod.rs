@@ -2,9 +2,14 @@
 
 pub mod clocks;
 pub mod counter;
+pub mod disk;
+pub mod haul;
 pub mod hotplug;
+pub mod hvc;
+pub mod hwrng;
 pub mod ipi;
 pub mod mgs;
+pub mod numa;
 pub mod spawn;
 pub mod stamps;
 pub mod touch;
@@ -57,6 +62,16 @@ pub const ALL: &[Program] = &[
     },
     Program { name: "hotplug", help: "CPUs go offline and come back under load: rounds=", run: hotplug::run },
     Program {
+        name: "numa",
+        help: "sysfs shows the machine that it should: nodes= cpus= mb=",
+        run: numa::run,
+    },
+    Program {
+        name: "haul",
+        help: "memory moves to the first CPU, step by step: mb= pull_mb=; a line of input after each step",
+        run: haul::run,
+    },
+    Program {
         name: "ipi",
         help: "membarrier, thread moves and remapping under fire: seconds=",
         run: ipi::run,
@@ -66,6 +81,13 @@ pub const ALL: &[Program] = &[
         help: "memory first touched by all CPUs, checked by others: mb=",
         run: touch::run,
     },
+    Program {
+        name: "disk",
+        help: "a disk keeps what all CPUs write: dev= mb= kib= seed= mode=both|check",
+        run: disk::run,
+    },
+    Program { name: "hwrng", help: "the source of random numbers gives some: bytes=", run: hwrng::run },
+    Program { name: "hvc", help: "lines for the virtio console: lines= dev= word=", run: hvc::run },
     Program { name: "spawn", help: "processes, pipes and signals: seconds=", run: spawn::run },
 ];
 

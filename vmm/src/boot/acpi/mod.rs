@@ -1,13 +1,15 @@
 //! The ACPI tables: how a kernel without firmware learns of CPUs, nodes, interrupts, console and power.
 //!
 //! A hardware-reduced platform (ACPI 6.5, 4.1): no fixed hardware, so no SCI, no PM timer, and sleep and reset
-//! by plain registers. Layout: RSDP at [`at::ACPI`], behind it XSDT, DSDT, FADT, MADT, SRAT and SLIT.
+//! by plain registers. Layout: RSDP at [`at::ACPI`], behind it XSDT, DSDT, FADT, MADT, SRAT, SLIT and
+//! MCFG.
 //! Every proximity domain is a node of the guest, so Linux allocates memory on the host that runs it. Linux numbers
 //! its NUMA nodes in the order in which it meets the domains: as long as each node has vCPUs, or none behind it
 //! has, its numbers are ours.
 
 mod cpus;
 mod namespace;
+mod pci;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +24,7 @@ use tessera_abi::boot as at;
 use tessera_abi::port;
 use tessera_dsm::layout::Layout;
 
+use super::memory::pci_window;
 use super::place::GuestWriter;
 use super::{BootError, BootVcpu};
 
@@ -57,12 +60,13 @@ pub(super) fn write(
 fn build(base: u64, layout: &Layout, vcpus: &[BootVcpu]) -> Vec<u8> {
     let rsdp_room = (Rsdp::len() as u64).next_multiple_of(ALIGNMENT);
     let mut blob = Blob { base: base + rsdp_room, bytes: Vec::new() };
-    let dsdt = blob.add(&namespace::dsdt());
+    let dsdt = blob.add(&namespace::dsdt(&pci_window(layout)));
     let mut xsdt = XSDT::new(OEM, OEM_TABLE, OEM_REVISION);
     xsdt.add_entry(blob.add(&fadt(dsdt)));
     xsdt.add_entry(blob.add(&cpus::madt(vcpus)));
     xsdt.add_entry(blob.add(&cpus::srat(layout, vcpus)));
     xsdt.add_entry(blob.add(&slit(layout, vcpus)));
+    xsdt.add_entry(blob.add(&pci::mcfg()));
     let xsdt = blob.add(&xsdt);
     let mut tables = Vec::new();
     Rsdp::new(OEM, xsdt).to_aml_bytes(&mut tables);

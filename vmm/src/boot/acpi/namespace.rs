@@ -1,22 +1,25 @@
 //! The DSDT: the devices that a kernel cannot find by itself, and the sleep state it may enter.
 
+use std::ops::Range;
+
 use acpi_tables::aml::{Device, EISAName, Interrupt, Name, Package, Path, ResourceTemplate, Scope, IO, ZERO};
 use acpi_tables::sdt::Sdt;
 use acpi_tables::Aml;
 use tessera_abi::{gsi, port};
 
-use super::table;
+use super::{pci, table};
 
 /// Two: integers are 64 bits wide.
 const DSDT_REVISION: u8 = 2;
 /// Present, enabled, functioning; not to be shown to users.
 const STATUS_HIDDEN: u8 = 0xb;
 
-/// The DSDT.
-pub(super) fn dsdt() -> Sdt {
+/// The DSDT. PCI devices decode memory in `pci_window`, besides the window below 4 GiB.
+pub(super) fn dsdt(pci_window: &Range<u64>) -> Sdt {
     let mut dsdt = table(*b"DSDT", DSDT_REVISION, 0);
     let mut aml = Vec::new();
     system_bus(&mut aml);
+    pci::namespace(pci_window, &mut aml);
     soft_off(&mut aml);
     dsdt.append_slice(&aml);
     dsdt

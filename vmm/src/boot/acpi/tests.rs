@@ -77,7 +77,7 @@ fn built(ids: &[(u32, u8)], shares: &[u64]) -> BTreeMap<String, Vec<u8>> {
 fn all_tables_are_there_and_check_out() {
     let tables = built(&[(0, 0), (1, 0), (2, 1)], &[GIB; 2]);
     let names: Vec<&str> = tables.keys().map(String::as_str).collect();
-    assert_eq!(names, ["APIC", "DSDT", "FACP", "SLIT", "SRAT", "XSDT"]);
+    assert_eq!(names, ["APIC", "DSDT", "FACP", "MCFG", "SLIT", "SRAT", "XSDT"]);
 }
 
 #[test]
@@ -148,6 +148,24 @@ fn the_dsdt_names_console_pvpanic_and_soft_off() {
     assert!(has(&[0x89, 6, 0, 0b0011, 1, 4, 0, 0, 0]), "GSI 4, edge, active high, exclusive, consumer");
     assert!(has(b"QEMU0001") && has(&[0x47, 1, 5, 5, 5, 5, 1, 1]));
     assert!(has(&[0x08, b'_', b'S', b'5', b'_', 0x12, 4, 1, 0x0a, 5]), "_S5 = Package {{5}}");
+}
+
+#[test]
+fn pci_is_announced_with_its_configuration_space_and_its_windows() {
+    let tables = built(&[(0, 0)], &[4 * GIB]);
+    let mcfg = &tables["MCFG"];
+    assert_eq!((mcfg.len(), long(mcfg, 44)), (60, 0xe000_0000));
+    assert_eq!(mcfg[52..60], [0; 8], "segment 0, bus 0 to 0");
+    let dsdt = &tables["DSDT"];
+    let has = |bytes: &[u8]| dsdt.windows(bytes.len()).any(|window| window == bytes);
+    assert!(has(b"PCI0") && has(&[0x0c, 0x41, 0xd0, 0x0a, 0x08]), "EISA id PNP0A08");
+    assert!(has(&[0x88, 13, 0, 2, 0x0c, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]), "bus 0 alone");
+    let low = [0u32, 0xc000_0000, 0xdfff_ffff, 0, 0x2000_0000].map(u32::to_le_bytes).concat();
+    assert!(has(&[&[0x87, 23, 0, 0, 0x0c, 1][..], &low].concat()), "memory below 4 GiB");
+    let high = [0, 5 * GIB, 6 * GIB - 1, 0, GIB].map(u64::to_le_bytes).concat();
+    assert!(has(&[&[0x8a, 43, 0, 0, 0x0c, 1][..], &high].concat()), "memory above RAM");
+    assert!(has(&[0x86, 9, 0, 1, 0, 0, 0, 0xe0, 0, 0, 0x10, 0]), "ECAM is claimed");
+    assert!(has(b"_OSC"));
 }
 
 #[test]

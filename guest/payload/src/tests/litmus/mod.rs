@@ -1,14 +1,12 @@
 //! Litmus tests: encoded by the crate `tessera-litmus`, many instances of each at a time.
 //!
 //! The tests are those that are linked in, or those of a table that came as the initramfs. Each is run in each
-//! placement of its variables ([`places`]), loading in each way ([`Loads`]), its threads on CPUs in every way that there
-//! is. A batch: every thread brings pages into some state, a barrier, every thread runs its code on each instance
+//! placement of its variables ([`places`]), its threads on CPUs in every way that there is. A batch: every thread brings pages into some state, a barrier, every thread runs its code on each instance
 //! ([`play`]), a barrier, thread 0 judges ([`judge`]). Outcomes that x86-TSO allows are counted; any other one, and any
 //! value that cannot have been there, fails the test.
 //!
 //! Words: `shapes=SB,MP` (default: all tests), `place=apart,homes,together,straddle,table` (default: all),
-//! `loads=ring3,ring0` (default: both), `rounds=` instances of each test in each placement and way of loading (2000),
-//! `ms=` how long each may take at most (0: no limit), `instances=` of a batch, up to 64 (12), `gap=` cycles from instance
+//! `rounds=` instances of each test in each placement (2000), `ms=` how long each may take at most (0: no limit), `instances=` of a batch, up to 64 (12), `gap=` cycles from instance
 //! to instance (0: found out), `seed=`.
 
 mod judge;
@@ -28,7 +26,7 @@ use crate::runtime::machine::Machine;
 use crate::runtime::{clock, console};
 use judge::Tally;
 use places::{Places, INSTANCES_MAX};
-use play::{Loads, Run, Stage, Turn};
+use play::{Run, Stage, Turn};
 
 /// The named tests of `tessera-litmus`.
 static LINKED_IN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/litmus.table"));
@@ -58,9 +56,8 @@ pub fn litmus(machine: &Machine) -> bool {
     for placement in Placement::ALL.into_iter().filter(|placement| wishes.names("place", placement.name())) {
         let places = Places::new(machine, placement, instances);
         for record in table.records() {
-            for loads in Loads::ALL.into_iter().filter(|&loads| wishes.wants(&record, placement, loads)) {
-                let run = Run { record, places, loads, stage, tally };
-                passed &= one(machine, &wishes, run, placement);
+            if wishes.wants(&record, placement) {
+                passed &= one(machine, &wishes, Run { record, places, stage, tally }, placement);
                 ran += 1;
             }
         }
@@ -92,21 +89,16 @@ impl Wishes {
             }
         };
         unknown("place", |word| Placement::named(word).is_some());
-        unknown("loads", |word| Loads::ALL.iter().any(|loads| loads.name() == word));
     }
 
-    fn wants(&self, record: &Record<'_>, placement: Placement, loads: Loads) -> bool {
+    fn wants(&self, record: &Record<'_>, placement: Placement) -> bool {
         // A placement that is about two variables shows nothing new of a test with one.
         let enough = match placement {
             Placement::Homes | Placement::Table | Placement::Together => record.variables() > 1,
             Placement::Apart | Placement::Straddle => true,
         };
         let fits = record.alignment == placement.alignment() && record.threads().len() <= self.cpus;
-        self.names("shapes", record.name)
-            && self.names("loads", loads.name())
-            && enough
-            && fits
-            && loads.suit(record)
+        self.names("shapes", record.name) && enough && fits
     }
 }
 
@@ -151,7 +143,7 @@ fn report(run: &Run, placement: Placement, ms: u64) -> bool {
     let summary = tally.summary(record);
     let ok = summary.forbidden == 0 && corrupt == 0;
     let mut line = Line::new("litmus");
-    line.text("test", record.name).text("place", placement.name()).text("loads", run.loads.name());
+    line.text("test", record.name).text("place", placement.name());
     line.number("rounds", summary.rounds);
     line.number("forbidden", summary.forbidden).number("corrupt", corrupt).number("asked", summary.asked);
     line.number("seen", summary.seen).number("allowed", record.allowed() as u64);

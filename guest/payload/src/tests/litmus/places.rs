@@ -38,7 +38,7 @@ impl Places {
         match placement {
             Placement::Apart => {
                 for instance in 0..instances {
-                    let pages = arena.pages_of(instance, VARIABLES_MAX);
+                    let pages = arena.pages_of(instance % STRIPES, VARIABLES_MAX);
                     (0..VARIABLES_MAX).for_each(|variable| {
                         put(variable, instance, pages[variable].address() + offset(instance));
                     });

@@ -6,20 +6,18 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use payload_core::assignment::Assignment;
 use payload_core::pace;
 use payload_core::random::Random;
-use tessera_litmus::table::{
-    Record, Thread, ARG_ADDRESSES, ARG_BASE, ARG_LOG, ARG_STEP, ARG_WORDS, THREADS_MAX,
-};
+use tessera_litmus::table::{Record, ARG_ADDRESSES, ARG_BASE, ARG_LOG, ARG_STEP, ARG_WORDS, THREADS_MAX};
 use tessera_litmus::value::{base, Alignment, BATCH_MAX, STEP};
 
 use super::judge::{self, Tally};
 use super::places::{Places, INSTANCES_MAX};
 use crate::runtime::arena::Page;
+use crate::runtime::clock;
 use crate::runtime::exit::{fail, Status};
 use crate::runtime::interrupts::FIRST_FREE_VECTOR;
 use crate::runtime::machine::Blocks;
 use crate::runtime::machine::Machine;
 use crate::runtime::sync::{Barrier, Doze};
-use crate::runtime::{clock, gates};
 
 /// Words of a thread's log for each instance: at least as many as it may have loads.
 const LOG_WORDS: usize = 8;
@@ -120,49 +118,6 @@ impl Stage {
     }
 }
 
-/// How the tests load.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Loads {
-    /// In ring 3, by the instruction itself.
-    Native,
-    /// In ring 0. Where ring 0 is emulated, this is the only way to read a page without becoming its owner.
-    Ring0,
-}
-
-impl Loads {
-    /// Both ways.
-    pub const ALL: [Loads; 2] = [Loads::Native, Loads::Ring0];
-
-    /// Its word on the command line and in results.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Loads::Native => "ring3",
-            Loads::Ring0 => "ring0",
-        }
-    }
-
-    /// The code of a thread.
-    fn code<'a>(self, thread: &Thread<'a>) -> &'a [u8] {
-        match self {
-            Loads::Native => thread.code,
-            Loads::Ring0 => thread.gate_code,
-        }
-    }
-
-    /// What reads a page beforehand.
-    fn touch(self) -> fn(u64) {
-        match self {
-            Loads::Native => read,
-            Loads::Ring0 => read_from_ring0,
-        }
-    }
-
-    /// Whether a test can load so.
-    pub fn suit(self, record: &Record<'_>) -> bool {
-        record.threads().iter().all(|thread| !self.code(thread).is_empty())
-    }
-}
-
 /// A test in a placement.
 #[derive(Clone, Copy)]
 pub struct Run {
@@ -170,8 +125,6 @@ pub struct Run {
     pub record: Record<'static>,
     /// Its variables.
     pub places: Places,
-    /// How it loads.
-    pub loads: Loads,
     /// What all tests share.
     pub stage: Stage,
     /// What was seen.
@@ -257,7 +210,7 @@ fn play(run: &Run, thread: usize, batch: u32, mood: &Mood) {
                 core::hint::spin_loop();
             }
         }
-        call(run.loads.code(code), &arguments);
+        call(code.code, &arguments);
     }
     let page = &run.stage.late[thread];
     // What is not paced says nothing about the pace.
@@ -340,13 +293,13 @@ impl Mood {
             for variable in 0..run.record.variables() {
                 let touch = match self.pages {
                     Pages::AsTheyAre => return,
-                    Pages::Shared => Some(run.loads.touch()),
+                    Pages::Shared => Some(read as fn(u64)),
                     Pages::Owned => {
                         (common.below(threads as u64) as usize == thread).then_some(take as fn(u64))
                     }
                     Pages::Mixed => match own.below(8) {
                         0 => Some(take as fn(u64)),
-                        1..=3 => Some(run.loads.touch()),
+                        1..=3 => Some(read as fn(u64)),
                         _ => None,
                     },
                 };
@@ -365,11 +318,6 @@ impl Mood {
 fn read(address: u64) {
     // SAFETY: four bytes of an arena page.
     unsafe { asm!("mov {:e}, [{}]", out(reg) _, in(reg) address, options(nostack, preserves_flags)) };
-}
-
-fn read_from_ring0(address: u64) {
-    // SAFETY: the word in which the address lies, of an arena page.
-    let _ = unsafe { gates::load((address & !7) as *const u64) };
 }
 
 /// Makes the page this CPU's own, and changes nothing in it.

@@ -1,0 +1,26 @@
+//! `cargo xtask soak ...`: what takes longer than a test may, for whoever wants to be surer.
+
+mod sim;
+mod stock;
+
+use anyhow::Result;
+
+/// What can be soaked.
+#[derive(clap::Subcommand)]
+pub enum Verb {
+    /// The protocol's simulator, with random schedules.
+    Sim(sim::Args),
+    /// Stock guests whose vCPUs move a thousand times while they work.
+    Stock(stock::Args),
+}
+
+/// Carries out a verb; gives the exit status: 0 only if nothing was wrong.
+///
+/// # Errors
+/// When something cannot be started or does not come to its end.
+pub fn main(verb: &Verb) -> Result<i32> {
+    match verb {
+        Verb::Sim(options) => sim::main(options),
+        Verb::Stock(options) => stock::main(options),
+    }
+}

@@ -1,0 +1,84 @@
+//! Page tables that several hosts change and read. A KVM that shadows them must be made to forget a table that leaves;
+//! the same test must fail where it is not, or it would prove nothing.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{ensure, Context, Result};
+
+use super::hosts::PAYLOAD;
+use super::{json, STEP_LIMIT};
+use crate::cluster::Cluster;
+use crate::dialogue::{Dialogue, Ending};
+
+/// Rewrites of table entries.
+const ROUNDS: u64 = 200;
+/// The port of daemons that make guests without an eraser.
+const OTHER_PORT: u16 = 7072;
+/// The exit status of a payload that found something wrong.
+const WRONG_STATUS: i32 = 21;
+
+/// Runs the scenario.
+///
+/// # Errors
+/// What does not hold.
+pub fn run(cluster: &Cluster) -> Result<()> {
+    let (stale, ending) = tablepage(cluster, &cluster.addresses()[..2])?;
+    println!("with the eraser: {stale} of {ROUNDS} reads through a stale entry");
+    ensure!(stale == 0 && ending.status == 0, "stale entries: {stale}, status {}", ending.status);
+    // Nodes on this machine use its processor's own nested paging: there is nothing to forget.
+    if cluster.kind() != "nested" {
+        return Ok(());
+    }
+    let (stale, ending) = tablepage(cluster, &other_daemons(cluster)?)?;
+    println!("without it: {stale} of {ROUNDS}");
+    ensure!(
+        stale > 0 && ending.status == WRONG_STATUS,
+        "no stale entry without the eraser: this test proves nothing (status {})",
+        ending.status
+    );
+    for place in 0..2 {
+        cluster.shell(place, "kill $(cat /tmp/other.pid)")?;
+    }
+    Ok(())
+}
+
+/// Runs the payload over these hosts; gives how many stale entries it met, and how it ended.
+fn tablepage(cluster: &Cluster, hosts: &[String]) -> Result<(u64, Ending)> {
+    let (kernel, hosts) = (cluster.file(PAYLOAD)?, hosts.join(","));
+    let cmdline = format!("test=tablepage rounds={ROUNDS}");
+    let words = ["run", "--name", "tables", "--hosts", &hosts, "--kernel", &kernel, "--cmdline", &cmdline];
+    let more = ["--cpus", "boot=2", "--memory", "size=64M", "--lease-us", "300"];
+    let arguments: Vec<String> = words.iter().chain(&more).map(|word| (*word).to_owned()).collect();
+    let mut guest = Dialogue::over(cluster, "tables", cluster.launch(&arguments)?)?;
+    let result = json(&guest.expect_line("TESSERA-RESULT ", STEP_LIMIT)?)?;
+    ensure!(result["strange"] == 0, "reads that lead nowhere: {result}");
+    let stale = result["stale"].as_u64().with_context(|| format!("no count in {result}"))?;
+    Ok((stale, guest.end(STEP_LIMIT)?))
+}
+
+/// Starts daemons whose guests have no eraser; their addresses.
+fn other_daemons(cluster: &Cluster) -> Result<Vec<String>> {
+    let deadline = Instant::now() + STEP_LIMIT;
+    let mut addresses = Vec::new();
+    for (place, address) in cluster.addresses().iter().take(2).enumerate() {
+        let (host, _) = address.rsplit_once(':').context("an address without a port")?;
+        cluster.shell(
+            place,
+            &format!(
+                "TESSERA_TEST_WITHOUT_ERASER=1 setsid tessera node --listen 0.0.0.0:{OTHER_PORT} --public \
+                 </dev/null >/tmp/other.log 2>&1 & echo $! >/tmp/other.pid"
+            ),
+        )?;
+        let address = format!("{host}:{OTHER_PORT}");
+        while cluster.shell(place, &format!("tessera list --host {address}")).is_err() {
+            ensure!(
+                Instant::now() < deadline,
+                "no daemon on {address}: {}",
+                cluster.shell(place, "cat /tmp/other.log")?
+            );
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        addresses.push(address);
+    }
+    Ok(addresses)
+}

@@ -1,0 +1,46 @@
+//! The devices that the options of `run` ask for.
+
+use super::args::RunArgs;
+use super::key_values::{switch, text, KeyValues};
+use super::Failure;
+use crate::control::devices::{ConsoleSpec, DeviceSpec, DiskAccess, DiskSpec, RngSpec};
+
+/// Where random numbers come from if nothing else is said.
+const RNG_SOURCE: &str = "/dev/urandom";
+
+/// The devices in the order of their PCI slots: kind by kind, each kind as it was given.
+pub(super) fn devices(args: &RunArgs) -> Result<Vec<DeviceSpec>, Failure> {
+    let disks = args.disk.iter().map(disk);
+    let rng = args.rng.iter().map(rng);
+    let console = args.console.iter().map(|text| console(text)).filter_map(Result::transpose);
+    disks.chain(rng).chain(console).collect()
+}
+
+fn disk(values: &KeyValues) -> Result<DeviceSpec, Failure> {
+    let values = values.expect("--disk", &["path", "readonly", "serial"])?;
+    let access = match values.one("readonly", switch)? {
+        Some(true) => DiskAccess::ReadOnly,
+        Some(false) | None => DiskAccess::ReadWrite,
+    };
+    Ok(DeviceSpec::Disk(DiskSpec {
+        path: values.required("path", text)?.into(),
+        access,
+        serial: values.one("serial", text)?.unwrap_or_default(),
+    }))
+}
+
+fn rng(values: &KeyValues) -> Result<DeviceSpec, Failure> {
+    let source = values.expect("--rng", &["src"])?.one("src", text)?;
+    Ok(DeviceSpec::Rng(RngSpec { source: source.unwrap_or_else(|| RNG_SOURCE.into()).into() }))
+}
+
+fn console(value: &str) -> Result<Option<DeviceSpec>, Failure> {
+    let spec = match (value, value.strip_prefix("file=")) {
+        ("off", _) => return Ok(None),
+        ("null", _) => ConsoleSpec::Nowhere,
+        ("tty", _) => ConsoleSpec::Launcher,
+        (_, Some(path)) if !path.is_empty() => ConsoleSpec::File(path.into()),
+        _ => return Err(Failure::new(format!("--console: {value} is none of off, null, tty, file=PATH"))),
+    };
+    Ok(Some(DeviceSpec::Console(spec)))
+}

@@ -1,0 +1,156 @@
+//! The devices that a user gives to a guest. They live on the home node: every path is one of its host.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Most devices of a guest: a PCI bus has room for one more, the host bridge.
+pub const DEVICES_MAX: usize = 31;
+/// Most bytes in a path.
+const PATH_BYTES_MAX: usize = 4096;
+/// Most bytes in a disk's serial number (virtio 1.2, 5.2.6.1).
+const SERIAL_BYTES_MAX: usize = 20;
+
+/// Whether a guest may write a disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum DiskAccess {
+    /// It may.
+    ReadWrite,
+    /// It may only read.
+    ReadOnly,
+}
+
+/// A disk.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DiskSpec {
+    /// The image: a file or a block device.
+    pub path: PathBuf,
+    /// Whether it may be written.
+    pub access: DiskAccess,
+    /// Its serial number, as the guest sees it.
+    pub serial: String,
+}
+
+/// What becomes of what a guest writes to its virtio console.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum ConsoleSpec {
+    /// The launcher prints it, and what is typed there goes to this console instead of to the serial one.
+    Launcher,
+    /// It is written to a file, from its beginning.
+    File(PathBuf),
+    /// Nothing.
+    Nowhere,
+}
+
+/// A source of random numbers.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RngSpec {
+    /// The file that they are read from.
+    pub source: PathBuf,
+}
+
+/// A device, in the order of the guest's PCI slots.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum DeviceSpec {
+    /// A disk.
+    Disk(DiskSpec),
+    /// A source of random numbers.
+    Rng(RngSpec),
+    /// A console besides the serial one.
+    Console(ConsoleSpec),
+}
+
+/// What is wrong with a guest's devices.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum DeviceSpecError {
+    /// There are too many.
+    #[error("a guest has at most {DEVICES_MAX} devices, not {0}")]
+    Count(usize),
+    /// There are several consoles.
+    #[error("a guest has at most one console besides the serial one, not {0}")]
+    Consoles(usize),
+    /// A path is empty, too long, or depends on who reads it.
+    #[error("{0:?} is no absolute path of at most {PATH_BYTES_MAX} bytes on the home node's host")]
+    Path(PathBuf),
+    /// A serial number cannot be.
+    #[error("a disk's serial number has at most {SERIAL_BYTES_MAX} printable ASCII characters, not {0:?}")]
+    Serial(String),
+}
+
+impl DeviceSpec {
+    /// The path that it names, if any.
+    pub fn path_mut(&mut self) -> Option<&mut PathBuf> {
+        match self {
+            DeviceSpec::Disk(disk) => Some(&mut disk.path),
+            DeviceSpec::Rng(rng) => Some(&mut rng.source),
+            DeviceSpec::Console(ConsoleSpec::File(path)) => Some(path),
+            DeviceSpec::Console(ConsoleSpec::Launcher | ConsoleSpec::Nowhere) => None,
+        }
+    }
+
+    fn check(&self) -> Result<(), DeviceSpecError> {
+        match self {
+            DeviceSpec::Disk(disk) => {
+                check_path(&disk.path)?;
+                let fits = disk.serial.len() <= SERIAL_BYTES_MAX
+                    && disk.serial.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
+                fits.then_some(()).ok_or_else(|| DeviceSpecError::Serial(disk.serial.clone()))
+            }
+            DeviceSpec::Rng(rng) => check_path(&rng.source),
+            DeviceSpec::Console(ConsoleSpec::File(path)) => check_path(path),
+            DeviceSpec::Console(ConsoleSpec::Launcher | ConsoleSpec::Nowhere) => Ok(()),
+        }
+    }
+}
+
+fn check_path(path: &std::path::Path) -> Result<(), DeviceSpecError> {
+    let bytes = path.as_os_str().as_bytes();
+    let fits = path.is_absolute() && bytes.len() <= PATH_BYTES_MAX && !bytes.contains(&0);
+    fits.then_some(()).ok_or_else(|| DeviceSpecError::Path(path.into()))
+}
+
+/// Checks what decoding could not.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn check(devices: &[DeviceSpec]) -> Result<(), DeviceSpecError> {
+    if devices.len() > DEVICES_MAX {
+        return Err(DeviceSpecError::Count(devices.len()));
+    }
+    let consoles = devices.iter().filter(|device| matches!(device, DeviceSpec::Console(_))).count();
+    if consoles > 1 {
+        return Err(DeviceSpecError::Consoles(consoles));
+    }
+    devices.iter().try_for_each(DeviceSpec::check)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn disk(path: &str, serial: &str) -> DeviceSpec {
+        let access = DiskAccess::ReadWrite;
+        DeviceSpec::Disk(DiskSpec { path: path.into(), access, serial: serial.into() })
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        let rng = |path: &str| DeviceSpec::Rng(RngSpec { source: path.into() });
+        assert_eq!(check(&[rng("/dev/urandom"), DeviceSpec::Console(ConsoleSpec::Launcher)]), Ok(()));
+        assert!(matches!(check(&[rng("urandom")]), Err(DeviceSpecError::Path(_))));
+        let file = DeviceSpec::Console(ConsoleSpec::File("log".into()));
+        assert!(matches!(check(&[file]), Err(DeviceSpecError::Path(_))));
+        let consoles = vec![DeviceSpec::Console(ConsoleSpec::Nowhere); 2];
+        assert_eq!(check(&consoles), Err(DeviceSpecError::Consoles(2)));
+        assert_eq!(check(&vec![disk("/a", "x y-1"); 31]), Ok(()));
+        assert_eq!(check(&vec![disk("/a", ""); 32]), Err(DeviceSpecError::Count(32)));
+        for path in ["", "a", "./a", "/a\0", &format!("/{}", "a".repeat(4096))] {
+            assert!(matches!(check(&[disk(path, "")]), Err(DeviceSpecError::Path(_))), "{path:?}");
+        }
+        for serial in ["123456789012345678901", "a\n", "\u{e4}"] {
+            assert!(matches!(check(&[disk("/a", serial)]), Err(DeviceSpecError::Serial(_))), "{serial:?}");
+        }
+    }
+}
