@@ -17,6 +17,7 @@ pub mod console;
 pub mod entropy;
 mod events;
 pub mod ioapic;
+pub mod net;
 pub mod payload;
 pub mod pci;
 pub mod platform;

@@ -4,7 +4,7 @@ use std::alloc::{GlobalAlloc, Layout as Block, System};
 use std::cell::Cell;
 use std::sync::Arc;
 
-use tessera_dsm::protocol::{Access, Action, Event, LeasePolicy, Message, Node, NodeConfig};
+use tessera_dsm::protocol::{Access, Action, Event, HabitPolicy, LeasePolicy, Message, Node, NodeConfig};
 use tessera_dsm::{Gfn, Layout, NodeId, Region, EXTENT_PAGES};
 
 thread_local! {
@@ -57,6 +57,7 @@ impl Cluster {
                 nodes: NODES,
                 layout: Arc::clone(&layout),
                 lease,
+                habits: HabitPolicy::default(),
                 preloaded,
             })
         };

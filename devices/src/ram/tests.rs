@@ -4,7 +4,7 @@ use tessera_dsm::memory::NodeMemory;
 use tessera_dsm::pager::{
     AskAhead, BorrowError, PageSet, Pager, PagerConfig, PagerFailure, Tracking, Wanted,
 };
-use tessera_dsm::protocol::{Access, LeasePolicy};
+use tessera_dsm::protocol::{Access, HabitPolicy, LeasePolicy};
 use tessera_dsm::{Gfn, Layout, NodeId, Region};
 use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions};
 
@@ -55,6 +55,7 @@ fn a_nodes_memory_is_lent_once_it_has_a_pager() {
         nodes: 1,
         preloaded: vec![],
         lease: LeasePolicy::default(),
+        habits: HabitPolicy::OFF,
         tracking: Tracking::Off,
         ahead: AskAhead::Off,
     };

@@ -78,11 +78,11 @@ impl Driver {
         (tables, resume): (Option<Box<dyn TableCache>>, Option<Resume>),
         (bell, commands): (Arc<Bell>, Receiver<Command>),
     ) -> Result<Self, PagerError> {
-        let PagerConfig { me, nodes, preloaded, lease, ahead, .. } = config;
+        let PagerConfig { me, nodes, preloaded, lease, habits, ahead, .. } = config;
         let layout = Arc::new(memory.layout().clone());
         let hot = HotPages::new(&layout);
         let ahead = (ahead == AskAhead::On).then(|| Ahead::new(&layout));
-        let node = Node::new(NodeConfig { me, nodes, layout, lease, preloaded });
+        let node = Node::new(NodeConfig { me, nodes, layout, lease, habits, preloaded });
         drop_strays(&node, &memory)?;
         let mut pages = GuestPages::new(memory, tables)?;
         for extent in node.whole_extents() {

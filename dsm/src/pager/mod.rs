@@ -47,7 +47,7 @@ use self::links::NewLink;
 use crate::ids::{Gfn, NodeId, NODES_MAX};
 use crate::link::{Link, TcpLink};
 use crate::memory::{MemoryError, NodeMemory};
-use crate::protocol::{Access, LeasePolicy};
+use crate::protocol::{Access, HabitPolicy, LeasePolicy};
 
 pub use borrow::{BorrowError, Borrowed, BorrowedPages, PageSet, Wanted, BORROW_PAGES_MAX};
 pub use hot::{HotPage, HOTTEST_MAX};
@@ -88,6 +88,8 @@ pub struct PagerConfig {
     pub preloaded: Vec<(Gfn, u64)>,
     /// How long granted pages are kept.
     pub lease: LeasePolicy,
+    /// What this node makes of the way in which the pages are used whose home it is.
+    pub habits: HabitPolicy,
     /// Whether guest memory is tracked.
     pub tracking: Tracking,
     /// Whether pages are asked for before the guest does.

@@ -154,6 +154,7 @@ fn merge_counters(sum: &mut Counters, other: &Counters) {
         lease_deferrals,
         lend_deferrals,
         lease_extensions,
+        reads_given_to_write,
         splits,
         lends,
         transactions,
@@ -172,6 +173,7 @@ fn merge_counters(sum: &mut Counters, other: &Counters) {
     *lease_deferrals += other.lease_deferrals;
     *lend_deferrals += other.lend_deferrals;
     *lease_extensions += other.lease_extensions;
+    *reads_given_to_write += other.reads_given_to_write;
     *splits += other.splits;
     *lends += other.lends;
     *transactions += other.transactions;

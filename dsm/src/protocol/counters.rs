@@ -37,6 +37,8 @@ pub struct Counters {
     pub lends: u64,
     /// Transactions that this node's directory began.
     pub transactions: u64,
+    /// Of these, reads that were given the page to write: it migrates ([`HabitPolicy`](super::HabitPolicy)).
+    pub reads_given_to_write: u64,
     /// Requests that waited at this node's directory for an earlier transaction.
     pub queued: u64,
 }

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::habit::{Habit, HabitPolicy};
 use super::node::Outbox;
 #[cfg(test)]
 use super::table::Rights;
@@ -51,7 +52,14 @@ pub(super) enum ExtentEntry {
     /// One node has all of it.
     Whole(NodeId),
     /// Page by page.
-    Split(Box<[Entry]>),
+    Split(Box<[Tracked]>),
+}
+
+/// A page of a split extent.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Tracked {
+    entry: Entry,
+    habit: Habit,
 }
 
 /// A request, as the directory sees it.
@@ -107,7 +115,7 @@ pub(super) struct Transaction {
     pub txn: Txn,
     /// Who asked.
     pub requester: NodeId,
-    /// For what.
+    /// What it is to get.
     pub access: Access,
     /// Who sends the grant: the home itself when the requester's own copy is current.
     pub supplier: NodeId,
@@ -149,6 +157,7 @@ impl Transaction {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Directory {
     me: NodeId,
+    habits: HabitPolicy,
     /// By dense extent index, over the whole layout; only this home's extents are ever used.
     extents: Vec<ExtentEntry>,
     transactions: InFlight<Transaction>,
@@ -159,9 +168,9 @@ pub(super) struct Directory {
 
 impl Directory {
     /// The directory of node `me`; nobody has anything yet.
-    pub fn new(me: NodeId, layout: &Arc<Layout>) -> Self {
+    pub fn new(me: NodeId, layout: &Arc<Layout>, habits: HabitPolicy) -> Self {
         let extents = vec![ExtentEntry::Untouched; (layout.pages() / EXTENT_PAGES) as usize];
-        Directory { me, extents, transactions: InFlight::new(), next: Txn(0), asked: [0; NODES_MAX] }
+        Directory { me, habits, extents, transactions: InFlight::new(), next: Txn(0), asked: [0; NODES_MAX] }
     }
 
     /// Says that this node itself has all of an extent from the start.
@@ -171,11 +180,11 @@ impl Directory {
 
     /// Pages that no node but `node` has.
     pub fn pages_only_at(&self, node: NodeId) -> u64 {
-        let only_there = |entry: &Entry| entry.holders() == NodeSet::only(node);
+        let only_there = |tracked: &&Tracked| tracked.entry.holders() == NodeSet::only(node);
         let count = |extent: &ExtentEntry| match extent {
             ExtentEntry::Untouched => 0,
             ExtentEntry::Whole(owner) => u64::from(*owner == node) * EXTENT_PAGES,
-            ExtentEntry::Split(entries) => entries.iter().filter(|entry| only_there(entry)).count() as u64,
+            ExtentEntry::Split(entries) => entries.iter().filter(only_there).count() as u64,
         };
         self.extents.iter().map(count).sum()
     }
@@ -215,7 +224,8 @@ impl Directory {
                 return out.send(from, Message::AlreadyYours { gfn });
             }
             ExtentEntry::Whole(owner) => {
-                let pages = vec![Entry::Exclusive(owner); EXTENT_PAGES as usize];
+                let page = Tracked { entry: Entry::Exclusive(owner), habit: Habit::default() };
+                let pages = vec![page; EXTENT_PAGES as usize];
                 self.extents[place.extent] = ExtentEntry::Split(pages.into_boxed_slice());
             }
             ExtentEntry::Split(_) => {}
@@ -254,7 +264,7 @@ impl Directory {
     pub fn done(&mut self, place: Place, out: &mut Outbox<'_>, counters: &mut Counters) {
         let Some(mut done) = self.transactions.take(place.gfn) else { return };
         let requester = done.requester;
-        let entry = self.entry_mut(place);
+        let entry = &mut self.tracked_mut(place).entry;
         *entry = match done.access {
             Access::Write => Entry::Exclusive(requester),
             Access::Read => {
@@ -282,11 +292,16 @@ impl Directory {
         counters: &mut Counters,
     ) -> Option<Transaction> {
         let gfn = place.gfn;
-        let entry = *self.entry_mut(place);
+        let policy = self.habits;
+        let Tracked { entry, habit } = self.tracked_mut(place);
+        let entry = *entry;
         if entry.allows(node, access) {
             out.send(node, Message::AlreadyYours { gfn });
             return None;
         }
+        let asked = access;
+        let access = habit.meets(policy, entry, node, asked);
+        counters.reads_given_to_write += u64::from(access > asked);
         let txn = self.number();
         counters.transactions += 1;
         let holders = entry.holders();
@@ -312,9 +327,9 @@ impl Directory {
         Some(Transaction { place, txn, requester: node, access, supplier, upgrade, invalidated, turn, queue })
     }
 
-    fn entry_mut(&mut self, place: Place) -> &mut Entry {
+    fn tracked_mut(&mut self, place: Place) -> &mut Tracked {
         match &mut self.extents[place.extent] {
-            ExtentEntry::Split(entries) => &mut entries[place.page],
+            ExtentEntry::Split(pages) => &mut pages[place.page],
             other => {
                 unreachable!("a page of {place:?} has its own entry only after the split, not in {other:?}")
             }
@@ -350,8 +365,30 @@ impl Directory {
     /// The page's entry, once its extent is split.
     pub fn entry_if_split(&mut self, place: Place) -> Option<&mut Entry> {
         match &mut self.extents[place.extent] {
-            ExtentEntry::Split(entries) => Some(&mut entries[place.page]),
+            ExtentEntry::Split(pages) => Some(&mut pages[place.page].entry),
             _ => None,
+        }
+    }
+
+    /// What is known of how the page is used, once its extent is split.
+    pub fn habit(&self, place: Place) -> Option<Habit> {
+        match &self.extents[place.extent] {
+            ExtentEntry::Split(pages) => Some(pages[place.page].habit),
+            _ => None,
+        }
+    }
+
+    /// What the page's requester is to get, as far as the entry will say.
+    pub fn access_mut(&mut self, gfn: Gfn) -> Option<&mut Access> {
+        self.transactions.get_mut(gfn).map(|transaction| &mut transaction.access)
+    }
+
+    /// Forgets how often habits were wrong.
+    pub fn forgive_habits(&mut self) {
+        for extent in &mut self.extents {
+            if let ExtentEntry::Split(pages) = extent {
+                pages.iter_mut().for_each(|page| page.habit.forgive());
+            }
         }
     }
 
@@ -393,7 +430,7 @@ impl Directory {
         match &self.extents[place.extent] {
             ExtentEntry::Untouched => vec![],
             ExtentEntry::Whole(owner) => vec![(*owner, Rights::Write)],
-            ExtentEntry::Split(entries) => match entries[place.page] {
+            ExtentEntry::Split(pages) => match pages[place.page].entry {
                 Entry::Exclusive(owner) => vec![(owner, Rights::Write)],
                 Entry::Shared(set) => set.iter().map(|node| (node, Rights::Read)).collect(),
             },

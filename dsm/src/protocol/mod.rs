@@ -16,6 +16,7 @@
 
 mod counters;
 mod directory;
+mod habit;
 pub mod lease;
 pub mod node;
 mod owner;
@@ -26,6 +27,7 @@ mod tests;
 mod violation;
 
 pub use counters::{Counters, Holdings};
+pub use habit::{HabitPolicy, MigratoryPolicy};
 pub use lease::LeasePolicy;
 pub use node::{Node, NodeConfig};
 pub use table::Rights;
@@ -228,7 +230,7 @@ pub enum Message {
         requester: NodeId,
         /// R's turn.
         turn: Turn,
-        /// What R wants.
+        /// What R is to get; it may be more than it asked for.
         access: Access,
         /// How many [`Message::Invalidated`] R must wait for beside this grant.
         acks: u8,
@@ -260,7 +262,7 @@ pub enum Message {
         gfn: Gfn,
         /// The transaction.
         txn: Txn,
-        /// What R may do once all acknowledgements are in.
+        /// What R may do once all acknowledgements are in; it may be more than R asked for.
         rights: Access,
         /// Whether the page's bytes come with it; else R's copy is current.
         page: bool,

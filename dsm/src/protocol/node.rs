@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::directory::{Directory, Request, REQUESTS_MAX};
+use super::habit::HabitPolicy;
 use super::lease::{LeasePolicy, Leases};
 use super::owner::Deferred;
 use super::requester::Wanted;
@@ -23,6 +24,8 @@ pub struct NodeConfig {
     pub layout: Arc<Layout>,
     /// How long granted pages are kept.
     pub lease: LeasePolicy,
+    /// What this node makes of the way in which the pages are used whose home it is.
+    pub habits: HabitPolicy,
     /// Ranges of pages that have content before the guest starts. Every extent that holds such a page belongs to its
     /// home as a whole from the start; give all nodes the same list. Frames outside RAM are skipped.
     pub preloaded: Vec<(Gfn, u64)>,
@@ -77,7 +80,7 @@ impl Node {
     /// If `me` is not below `nodes`, `nodes` is above [`NODES_MAX`](crate::ids::NODES_MAX), or the layout names a home
     /// that is not below `nodes`: the configuration is checked where it enters.
     pub fn new(config: NodeConfig) -> Self {
-        let NodeConfig { me, nodes, layout, lease, preloaded } = config;
+        let NodeConfig { me, nodes, layout, lease, habits, preloaded } = config;
         assert!(me.0 < nodes, "{me} is none of {nodes} nodes");
         assert!(usize::from(nodes) <= crate::ids::NODES_MAX, "a guest of {nodes} nodes is too wide");
         let homes = layout.regions().iter().map(|region| region.home);
@@ -89,7 +92,7 @@ impl Node {
             wanted: InFlight::new(),
             deferred: InFlight::new(),
             leases: Leases::new(lease, me, nodes),
-            directory: Directory::new(me, &layout),
+            directory: Directory::new(me, &layout, habits),
             counters: Counters::default(),
             loopback: VecDeque::new(),
             layout,

@@ -284,8 +284,8 @@ impl Node {
         if wanted.acks_needed.is_some() {
             return unexpected("one grant in a transaction");
         }
-        if rights != wanted.asked {
-            return unexpected("the rights that were asked for");
+        if rights < wanted.asked || rights > wanted.asked && acks > 0 {
+            return unexpected("the rights that were asked for, or more where nobody else has a copy");
         }
         let seen = self.pages.rights(place);
         match (page, rights) {
@@ -308,21 +308,25 @@ impl Node {
             return unexpected("as many acknowledgements as there are other copies");
         }
         if place.home == self.me {
-            self.check_own_grant(from, place, txn, acks)?;
+            self.check_own_grant(from, message)?;
         }
         Ok(())
     }
 
     /// A grant for a page of this node's own directory must be the one that it ordered.
-    fn check_own_grant(&self, from: NodeId, place: Place, txn: Txn, acks: u8) -> Result<(), Violation> {
-        let (kind, gfn) = ("Grant", place.gfn);
+    fn check_own_grant(&self, from: NodeId, message: Message) -> Result<(), Violation> {
+        let Message::Grant { gfn, txn, rights, acks, .. } = message else { return Ok(()) };
+        let kind = "Grant";
         let ordered = self.directory.transaction(gfn).filter(|ordered| ordered.requester == self.me);
         let expected = ordered.map(|ordered| ordered.txn);
         if expected != Some(txn) {
             return Err(Violation::Transaction { kind, gfn, from, seen: txn, expected });
         }
         match ordered {
-            Some(ordered) if ordered.supplier == from && ordered.invalidated.len() == usize::from(acks) => {
+            Some(ordered)
+                if (ordered.supplier, ordered.access) == (from, rights)
+                    && ordered.invalidated.len() == usize::from(acks) =>
+            {
                 Ok(())
             }
             _ => {

@@ -12,7 +12,7 @@ use tessera_dsm::memory::NodeMemory;
 use tessera_dsm::pager::{
     AskAhead, Pager, PagerConfig, PagerError, PagerFailure, PagerHooks, PagerStats, Resume, Tracking,
 };
-use tessera_dsm::protocol::LeasePolicy;
+use tessera_dsm::protocol::{HabitPolicy, LeasePolicy};
 use tessera_dsm::{Gfn, Layout, NodeId, Region, EXTENT_PAGES, PAGE_BYTES};
 
 use crate::network::Network;
@@ -78,6 +78,7 @@ pub fn config(me: u8, nodes: u8) -> PagerConfig {
         nodes,
         preloaded: Vec::new(),
         lease,
+        habits: HabitPolicy::default(),
         tracking: Tracking::On,
         ahead: AskAhead::Off,
     }

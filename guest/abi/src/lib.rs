@@ -3,7 +3,14 @@
 //! What host and guest agree on: port numbers, guest-physical addresses and the bits behind them.
 //!
 //! The ground of the workspace: devices, boot path and bare-metal payloads all take these numbers from
-//! here, so that they cannot disagree. Constants only.
+//! here, so that they cannot disagree.
+//!
+//! - the modules below: constants only;
+//! - [`paravirt`]: the device by which a guest sees where its vCPUs and its memory are, and asks for them to be elsewhere;
+//! - [`seqlock`]: records in shared memory that one writes and many read.
+
+pub mod paravirt;
+pub mod seqlock;
 
 /// Port numbers in the I/O space, and the values written to them.
 pub mod port {

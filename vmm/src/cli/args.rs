@@ -130,8 +130,11 @@ pub struct RunArgs {
     /// Disks: raw images or block devices, by absolute paths on the first host; may be given several times
     #[arg(long, value_name = "path=FILE[,readonly=on][,serial=TEXT]", num_args = 1..)]
     pub disk: Vec<KeyValues>,
+    /// Network cards on tap devices, or on sockets where passt listens; may be given several times
+    #[arg(long, value_name = "tap=NAME|socket=FILE[,mac=ADDRESS]", num_args = 1..)]
+    pub net: Vec<KeyValues>,
     /// A source of random numbers, /dev/urandom unless given
-    #[arg(long, value_name = "src=FILE")]
+    #[arg(long, value_name = "src=FILE", num_args = 0..=1, default_missing_value = "src=/dev/urandom")]
     pub rng: Option<KeyValues>,
     /// A virtio console (hvc0) besides the serial one: `tty` prints here, and has the keyboard
     #[arg(long, value_name = "off|null|tty|file=PATH")]
@@ -305,7 +308,7 @@ pub struct MoveArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::devices::{ConsoleSpec, DeviceSpec, DiskAccess, DiskSpec, RngSpec};
+    use crate::control::devices::{ConsoleSpec, DeviceSpec, DiskAccess, DiskSpec, NetLink, RngSpec};
     use clap::CommandFactory;
 
     fn request(line: &str) -> Result<RunRequest, String> {
@@ -363,6 +366,16 @@ mod tests {
                 DeviceSpec::Console(ConsoleSpec::File("/l".into())),
             ]
         );
+        let cards = request_devices("--net tap=t0,mac=52:54:00:12:34:56 socket=/s");
+        let [DeviceSpec::Net(first), DeviceSpec::Net(second)] = &cards[..] else { panic!("{cards:?}") };
+        assert_eq!(
+            (&first.link, first.address),
+            (&NetLink::Tap("t0".into()), [0x52, 0x54, 0, 0x12, 0x34, 0x56])
+        );
+        assert_eq!(second.link, NetLink::Socket("/s".into()));
+        assert_eq!(second.address[0] & 3, 2, "made up: locally administered, of one card");
+        let source = |text: &str| DeviceSpec::Rng(RngSpec { source: text.into() });
+        assert_eq!(request_devices("--rng"), [source("/dev/urandom")]);
         let consoles = |choice| request_devices(&format!("--console {choice}"));
         assert_eq!(consoles("off"), []);
         assert_eq!(consoles("tty"), [DeviceSpec::Console(ConsoleSpec::Launcher)]);
@@ -387,6 +400,8 @@ mod tests {
             ("--name a/b", "name"),
             ("--disk readonly=on", "--disk: path= is missing"),
             ("--disk path=a,readonly=maybe", "--disk: readonly=maybe: this is neither on nor off"),
+            ("--net mac=52:54:00:12:34:56", "--net: one of tap= and socket= is needed"),
+            ("--net tap=t,mac=1", "--net: mac=1: this is no hardware address"),
             ("--console pty", "--console: pty is none of off, null, tty, file=PATH"),
             ("--console file=", "--console: file= is none of"),
             ("--rng path=a", "--rng: there is no \"path\""),

@@ -1,9 +1,12 @@
 //! The devices that the options of `run` ask for.
 
+use tessera_devices::net::MacAddress;
+
 use super::args::RunArgs;
 use super::key_values::{switch, text, KeyValues};
 use super::Failure;
-use crate::control::devices::{ConsoleSpec, DeviceSpec, DiskAccess, DiskSpec, RngSpec};
+use crate::control::devices::{ConsoleSpec, DeviceSpec, DiskAccess, DiskSpec, NetLink, NetSpec, RngSpec};
+use crate::control::guest::GuestId;
 
 /// Where random numbers come from if nothing else is said.
 const RNG_SOURCE: &str = "/dev/urandom";
@@ -13,7 +16,8 @@ pub(super) fn devices(args: &RunArgs) -> Result<Vec<DeviceSpec>, Failure> {
     let disks = args.disk.iter().map(disk);
     let rng = args.rng.iter().map(rng);
     let console = args.console.iter().map(|text| console(text)).filter_map(Result::transpose);
-    disks.chain(rng).chain(console).collect()
+    let nets = args.net.iter().map(net);
+    disks.chain(nets).chain(rng).chain(console).collect()
 }
 
 fn disk(values: &KeyValues) -> Result<DeviceSpec, Failure> {
@@ -27,6 +31,24 @@ fn disk(values: &KeyValues) -> Result<DeviceSpec, Failure> {
         access,
         serial: values.one("serial", text)?.unwrap_or_default(),
     }))
+}
+
+fn net(values: &KeyValues) -> Result<DeviceSpec, Failure> {
+    let values = values.expect("--net", &["tap", "socket", "mac"])?;
+    let link = match (values.one("tap", text)?, values.one("socket", text)?) {
+        (Some(name), None) => NetLink::Tap(name),
+        (None, Some(path)) => NetLink::Socket(path.into()),
+        _ => return Err(Failure::new("--net: one of tap= and socket= is needed")),
+    };
+    let read = |text: &str| text.parse::<MacAddress>().map_err(|_| "this is no hardware address of one card");
+    let address = match values.one("mac", read)? {
+        Some(address) => address,
+        None => {
+            let [a, b, c, d, e, f, ..] = GuestId::random()?.0.to_le_bytes();
+            MacAddress::made_of([a, b, c, d, e, f])
+        }
+    };
+    Ok(DeviceSpec::Net(NetSpec { link, address: address.bytes() }))
 }
 
 fn rng(values: &KeyValues) -> Result<DeviceSpec, Failure> {

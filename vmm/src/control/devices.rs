@@ -4,7 +4,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use tessera_devices::net::MacAddress;
 use thiserror::Error;
+
+use crate::host::tap;
 
 /// Most devices of a guest: a PCI bus has room for one more, the host bridge.
 pub const DEVICES_MAX: usize = 31;
@@ -51,11 +54,31 @@ pub struct RngSpec {
     pub source: PathBuf,
 }
 
+/// What a network card is connected to.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum NetLink {
+    /// A tap device of this name.
+    Tap(String),
+    /// A Unix stream socket, where passt or the like listens.
+    Socket(PathBuf),
+}
+
+/// A network card.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NetSpec {
+    /// What it is connected to.
+    pub link: NetLink,
+    /// Its hardware address.
+    pub address: [u8; 6],
+}
+
 /// A device, in the order of the guest's PCI slots.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum DeviceSpec {
     /// A disk.
     Disk(DiskSpec),
+    /// A network card.
+    Net(NetSpec),
     /// A source of random numbers.
     Rng(RngSpec),
     /// A console besides the serial one.
@@ -74,6 +97,12 @@ pub enum DeviceSpecError {
     /// A path is empty, too long, or depends on who reads it.
     #[error("{0:?} is no absolute path of at most {PATH_BYTES_MAX} bytes on the home node's host")]
     Path(PathBuf),
+    /// A text is no name of a tap device.
+    #[error("{0:?} is no name of a tap device")]
+    Tap(String),
+    /// A hardware address cannot be.
+    #[error("{0:02x?} is no hardware address of one card")]
+    Address([u8; 6]),
     /// A serial number cannot be.
     #[error("a disk's serial number has at most {SERIAL_BYTES_MAX} printable ASCII characters, not {0:?}")]
     Serial(String),
@@ -84,6 +113,8 @@ impl DeviceSpec {
     pub fn path_mut(&mut self) -> Option<&mut PathBuf> {
         match self {
             DeviceSpec::Disk(disk) => Some(&mut disk.path),
+            DeviceSpec::Net(NetSpec { link: NetLink::Socket(path), .. }) => Some(path),
+            DeviceSpec::Net(NetSpec { link: NetLink::Tap(_), .. }) => None,
             DeviceSpec::Rng(rng) => Some(&mut rng.source),
             DeviceSpec::Console(ConsoleSpec::File(path)) => Some(path),
             DeviceSpec::Console(ConsoleSpec::Launcher | ConsoleSpec::Nowhere) => None,
@@ -98,9 +129,23 @@ impl DeviceSpec {
                     && disk.serial.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
                 fits.then_some(()).ok_or_else(|| DeviceSpecError::Serial(disk.serial.clone()))
             }
+            DeviceSpec::Net(net) => net.check(),
             DeviceSpec::Rng(rng) => check_path(&rng.source),
             DeviceSpec::Console(ConsoleSpec::File(path)) => check_path(path),
             DeviceSpec::Console(ConsoleSpec::Launcher | ConsoleSpec::Nowhere) => Ok(()),
+        }
+    }
+}
+
+impl NetSpec {
+    fn check(&self) -> Result<(), DeviceSpecError> {
+        if MacAddress::new(self.address).is_err() {
+            return Err(DeviceSpecError::Address(self.address));
+        }
+        match &self.link {
+            NetLink::Socket(path) => check_path(path),
+            NetLink::Tap(name) if tap::is_name(name) => Ok(()),
+            NetLink::Tap(name) => Err(DeviceSpecError::Tap(name.clone())),
         }
     }
 }
@@ -137,6 +182,13 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_refused() {
+        let net = |name: &str, first| {
+            let link = NetLink::Tap(name.into());
+            DeviceSpec::Net(NetSpec { link, address: [first, 0, 0, 0, 0, 1] })
+        };
+        assert_eq!(check(&[net("tap0", 2)]), Ok(()));
+        assert!(matches!(check(&[net("a/b", 2)]), Err(DeviceSpecError::Tap(_))));
+        assert!(matches!(check(&[net("tap0", 1)]), Err(DeviceSpecError::Address(_))));
         let rng = |path: &str| DeviceSpec::Rng(RngSpec { source: path.into() });
         assert_eq!(check(&[rng("/dev/urandom"), DeviceSpec::Console(ConsoleSpec::Launcher)]), Ok(()));
         assert!(matches!(check(&[rng("urandom")]), Err(DeviceSpecError::Path(_))));

@@ -7,6 +7,7 @@ pub mod modules;
 pub mod priority;
 mod proc_files;
 pub mod signals;
+pub mod tap;
 
 use std::path::Path;
 

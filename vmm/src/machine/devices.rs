@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tessera_devices::block::{self, DiskError, RawDisk, Writes};
 use tessera_devices::console::{self, ConsoleError, ConsoleInput, ConsoleOutput};
 use tessera_devices::entropy::{self, EntropyError, EntropySource};
+use tessera_devices::net::{self, MacAddress, NetBackend, NetError, StreamBackend, TapBackend};
 use tessera_devices::pci::window::WindowError;
 use tessera_devices::pci::{MemoryWindow, PciRoot, RootError};
 use tessera_devices::ram::{GuestRam, NodeRam};
@@ -19,9 +20,10 @@ use tessera_dsm::Layout;
 use thiserror::Error;
 
 use crate::boot::pci_window;
-use crate::control::devices::{ConsoleSpec, DeviceSpec, DiskAccess, DiskSpec};
+use crate::control::devices::{ConsoleSpec, DeviceSpec, DiskAccess, DiskSpec, NetLink, NetSpec};
+use crate::host::tap;
 
-/// How long to wait for an image that another program uses: a guest that is started anew may be ahead of the end of its
+/// How long to wait for an image or a tap device that another program uses: a guest that is started anew may be ahead of the end of its
 /// last life.
 const IN_USE_LIMIT: Duration = Duration::from_secs(5);
 /// How long to wait before it is tried again.
@@ -33,6 +35,9 @@ pub enum DeviceError {
     /// A disk's image cannot be used.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// A network cannot be used.
+    #[error(transparent)]
+    Net(#[from] NetError),
     /// A source of random numbers cannot be used.
     #[error(transparent)]
     Entropy(#[from] EntropyError),
@@ -64,6 +69,7 @@ pub enum DeviceError {
 /// A device whose files are open.
 enum Opened {
     Disk(Arc<RawDisk>, DiskSpec),
+    Net(Box<dyn NetBackend>, MacAddress),
     Rng(EntropySource),
     Console(ConsolePlace),
 }
@@ -115,6 +121,7 @@ impl HomeDevices {
     pub fn open(specs: &[DeviceSpec], ram: Arc<NodeRam>) -> Result<Self, DeviceError> {
         let open = |spec: &DeviceSpec| match spec {
             DeviceSpec::Disk(disk) => Ok(Opened::Disk(Arc::new(open_disk(disk)?), disk.clone())),
+            DeviceSpec::Net(net) => Ok(Opened::Net(open_net(net)?, MacAddress::new(net.address)?)),
             DeviceSpec::Rng(rng) => Ok(Opened::Rng(EntropySource::open(&rng.source)?)),
             DeviceSpec::Console(console) => Ok(Opened::Console(open_console(console)?)),
         };
@@ -157,6 +164,7 @@ impl Opened {
             |file| console::device(Box::new(ToFile(file))).map(|(device, _nobody_types)| (device, None));
         Ok(match self {
             Opened::Disk(disk, spec) => (block::device(disk, &spec.serial)?, None),
+            Opened::Net(backend, address) => (net::device(address, backend), None),
             Opened::Rng(source) => (entropy::device(source), None),
             Opened::Console(ConsolePlace::Launcher) => {
                 let (device, input) = console::device(Box::new(ToLauncher(events.clone())))?;
@@ -165,6 +173,16 @@ impl Opened {
             Opened::Console(ConsolePlace::File(file)) => to_file(Some(file))?,
             Opened::Console(ConsolePlace::Nowhere) => to_file(None)?,
         })
+    }
+}
+
+fn open_net(spec: &NetSpec) -> Result<Box<dyn NetBackend>, NetError> {
+    match &spec.link {
+        NetLink::Socket(path) => Ok(Box::new(StreamBackend::connect(path)?)),
+        NetLink::Tap(name) => match open_when_free(|| tap::open(name)) {
+            Ok(tap) => Ok(Box::new(TapBackend::new(tap))),
+            Err(source) => Err(NetError::Backend { what: format!("the tap device {name}"), source }),
+        },
     }
 }
 
@@ -184,10 +202,32 @@ fn open_disk(spec: &DiskSpec) -> Result<RawDisk, DiskError> {
         DiskAccess::ReadWrite => Writes::Allowed,
         DiskAccess::ReadOnly => Writes::Refused,
     };
+    open_when_free(|| RawDisk::open(&spec.path, writes))
+}
+
+/// Whether something cannot be had because somebody else has it.
+trait InUse {
+    fn is_in_use(&self) -> bool;
+}
+
+impl InUse for DiskError {
+    fn is_in_use(&self) -> bool {
+        matches!(self, DiskError::InUse(_))
+    }
+}
+
+impl InUse for io::Error {
+    fn is_in_use(&self) -> bool {
+        self.kind() == io::ErrorKind::ResourceBusy
+    }
+}
+
+/// Tries until whoever has it lets go, but not for long.
+fn open_when_free<T, E: InUse>(open: impl Fn() -> Result<T, E>) -> Result<T, E> {
     let deadline = Instant::now() + IN_USE_LIMIT;
     loop {
-        match RawDisk::open(&spec.path, writes) {
-            Err(DiskError::InUse(_)) if Instant::now() < deadline => std::thread::sleep(IN_USE_PAUSE),
+        match open() {
+            Err(error) if error.is_in_use() && Instant::now() < deadline => std::thread::sleep(IN_USE_PAUSE),
             opened => return opened,
         }
     }

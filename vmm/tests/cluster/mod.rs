@@ -16,7 +16,7 @@ use kvm_ioctls::Kvm;
 use tessera_devices::GuestEnd;
 use tessera_dsm::memory::NodeMemory;
 use tessera_dsm::pager::{AskAhead, Pager, PagerConfig, PagerHooks, Tracking};
-use tessera_dsm::protocol::LeasePolicy;
+use tessera_dsm::protocol::{HabitPolicy, LeasePolicy};
 use tessera_dsm::NodeId;
 use tessera_migration::VcpuId;
 use tessera_vmm::boot::{self, BootSpec, BootVcpu};
@@ -220,6 +220,7 @@ impl Cluster {
                 nodes: spec.nodes,
                 preloaded: image.written.clone(),
                 lease: spec.lease,
+                habits: HabitPolicy::OFF,
                 tracking,
                 ahead: spec.ahead,
             };

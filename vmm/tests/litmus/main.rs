@@ -2,17 +2,18 @@
 //! oracle. See `docs/litmus.md`.
 //!
 //! `TESSERA_LITMUS_MS` is the time for each test in each placement of its variables, in
-//! milliseconds (50); `TESSERA_SEED` (1) makes the runs differ.
+//! milliseconds (20); `TESSERA_SEED` (1) makes the runs differ.
 
 #[path = "../cluster/mod.rs"]
 mod cluster;
 mod judged;
 mod middle;
+mod native;
 
 use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cluster::{Cluster, ClusterSpec};
 use judged::{forbidden, Judged};
@@ -39,7 +40,7 @@ fn number(name: &str, default: u64) -> u64 {
 
 /// Time for each test in each placement.
 fn budget_ms() -> u64 {
-    number("TESSERA_LITMUS_MS", 50)
+    number("TESSERA_LITMUS_MS", 20)
 }
 
 /// A guest that runs litmus tests. Pages that come before they are asked for are off: they leave nobody with a copy to
@@ -128,38 +129,36 @@ fn vcpus_that_move_see_only_what_x86_tso_allows() {
     }
 }
 
-/// The tests can see reordering: where two threads share a node, a load does overtake a store.
+/// The tests can see reordering: where two threads share a node, a load does overtake a store. It needs two processors at
+/// a time; on a machine that is too busy to show it even to two threads of this process, nothing is claimed.
 #[test]
 fn store_buffering_is_seen_where_it_can_be() {
     let _alone = alone();
     for spread in [vec![0, 0], vec![0, 0, 1, 1]] {
-        let mut seen = 0;
-        for attempt in 1..=20 {
-            let nodes = 1 + u8::from(spread.contains(&1));
-            let placements = "place=apart,homes,together";
-            let words = format!("shapes=SB,R,SB+rfi-pos {placements} rounds={}", 5000 * attempt);
-            let mut spec = spec(&words, nodes, spread.len());
-            spec.vcpus = spread.clone();
+        let (mut seen, mut native, began) = (0, 0, Instant::now());
+        while seen == 0 && began.elapsed() < PATIENCE {
+            let mut spec = spec("shapes=SB,R place=apart,together rounds=100000 ms=1000", 1, spread.len());
+            spec.nodes = 1 + u8::from(spread.contains(&1));
+            spec.vcpus.clone_from(&spread);
             let judged = judged::all(&started(spec).expect_pass(), &shapes::all());
             assert_eq!(forbidden(&judged), 0);
             seen += judged.iter().map(|one| one.judgement.asked).sum::<u64>();
-            if seen > 0 {
-                break;
-            }
+            native += native::store_buffering();
         }
-        assert!(seen > 0, "the tests have never seen a store buffer with vCPUs on nodes {spread:?}");
+        println!("vCPUs on nodes {spread:?}: {seen} stores overtaken; by threads of this process {native}");
+        assert!(seen > 0 || native == 0, "no store buffer was seen in a guest, but it was outside");
     }
 }
+
+/// How long a test waits for what it is sure to see on an idle machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How late an order to give a copy up may come.
 const LATE: Duration = Duration::from_millis(4);
 
-/// What shows early grants best: variables that go from node to node.
-const HANDED: &str = "shapes=MP,SB+mfences,2+2W,S,LB,WRC,ISA2 place=apart,homes,straddle";
-
 /// Three nodes that learn late that they have to give a copy up.
 fn three_nodes(grants: Grants, words: &str, seed: u64) -> (ClusterSpec, Arc<AtomicU64>) {
-    let mut spec = spec(&format!("{HANDED} {words} seed={seed}"), 3, 3);
+    let mut spec = spec(&format!("place=apart,homes,straddle {words} seed={seed}"), 3, 3);
     let early = meddle(&mut spec, grants, LATE, seed);
     (spec, early)
 }
@@ -175,19 +174,21 @@ fn meddle(spec: &mut ClusterSpec, grants: Grants, late: Duration, seed: u64) -> 
 #[test]
 fn copies_that_go_late_hold_writers_up_and_nothing_else() {
     let _alone = alone();
-    let words = format!("rounds=1000000 ms={}", 10 * budget_ms());
+    let words = format!("shapes=MP,SB+mfences,2+2W,S,LB,WRC,ISA2 rounds=1000000 ms={}", 10 * budget_ms());
     let (spec, _) = three_nodes(Grants::InTime, &words, 1);
     let judged = judged::all(&started(spec).expect_pass(), &shapes::all());
     assert_eq!(forbidden(&judged), 0);
 }
 
-/// The tests can see a broken protocol: one that lets a node write before the other copies are gone.
+/// The tests can see a broken protocol: one that lets a node write before the other copies are gone. (CPUs without work
+/// spin: one that halts on the news of yesterday would never be woken.)
 #[test]
 fn a_grant_that_comes_too_early_is_caught() {
     let _alone = alone();
     let (mut runs, mut grants) = (0, 0);
     for seed in 1..=20 {
-        let (spec, early) = three_nodes(Grants::Early, "rounds=240", seed);
+        let (spec, early) =
+            three_nodes(Grants::Early, "shapes=SB+mfences,MP idle=spin limit=60 rounds=240", seed);
         let (_, console) = started(spec).finish();
         let judged = judged::all(&console, &shapes::all());
         runs += judged.iter().map(|one| one.histogram.total()).sum::<u64>();

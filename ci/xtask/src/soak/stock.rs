@@ -40,7 +40,7 @@ pub struct Args {
     /// What each guest does: programs of its own, by name, with commas between.
     #[arg(
         long,
-        default_value = "stamps:seconds=60,counter:rounds=2000,mgs:m=2000:n=32,clocks:seconds=20,ipi:seconds=20,spawn:seconds=20",
+        default_value = "stamps:seconds=6,counter:rounds=2000,mgs:m=2000:n=32,clocks:seconds=2,ipi:seconds=2,spawn:seconds=2",
         value_name = "NAMES"
     )]
     workload: String,

@@ -11,6 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::sockopt;
 
 use super::{Link, TcpLink, UnixLink};
 
@@ -24,6 +25,9 @@ fn tcp() -> Ends {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let near = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
     let far = listener.accept().expect("accept").0;
+    // Else the kernel grows them for as long as a test can send.
+    sockopt::set_socket_send_buffer_size(&near, 256 << 10).expect("a buffer of that size");
+    sockopt::set_socket_recv_buffer_size(&far, 256 << 10).expect("a buffer of that size");
     (Box::new(TcpLink::new(near).expect("link")), Box::new(TcpLink::new(far).expect("link")))
 }
 

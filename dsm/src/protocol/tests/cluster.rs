@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::host::{Effects, Host, Packet, Pages};
 use crate::ids::{Extent, Gfn, NodeId, EXTENT_PAGES};
 use crate::layout::{Layout, Region};
-use crate::protocol::{Access, Action, Counters, Event, LeasePolicy, Micros, Node, NodeConfig, Rights};
+use crate::protocol::{
+    Access, Action, Counters, Event, HabitPolicy, LeasePolicy, Micros, Node, NodeConfig, Rights,
+};
 
 /// A layout of one region for each extent, with the given homes.
 pub fn layout(homes: &[u8]) -> Arc<Layout> {
@@ -31,12 +33,14 @@ pub struct Shape {
     pub homes: Vec<u8>,
     pub pages_each: usize,
     pub lease: LeasePolicy,
+    pub habits: HabitPolicy,
     pub preloaded: Vec<(Gfn, u64)>,
 }
 
 impl Shape {
     pub fn new(nodes: u8, homes: &[u8], pages_each: usize) -> Self {
-        Shape { nodes, homes: homes.to_vec(), pages_each, lease: NO_LEASE, preloaded: vec![] }
+        let (homes, lease, habits) = (homes.to_vec(), NO_LEASE, HabitPolicy::OFF);
+        Shape { nodes, homes, pages_each, lease, habits, preloaded: vec![] }
     }
 
     pub fn node(&self, me: u8) -> Node {
@@ -45,6 +49,7 @@ impl Shape {
             nodes: self.nodes,
             layout: layout(&self.homes),
             lease: self.lease,
+            habits: self.habits,
             preloaded: self.preloaded.clone(),
         })
     }
@@ -292,6 +297,7 @@ impl Node {
         self.pages.forget_times();
         self.leases.fulfilled(0);
         self.directory.reuse_numbers();
+        self.directory.forgive_habits();
     }
 
     /// A digest of all that bears on the pages given.
@@ -301,7 +307,7 @@ impl Node {
         for gfn in gfns {
             let place = self.place(gfn).expect("in RAM");
             (self.pages.page(place), self.pages.is_whole(place)).hash(&mut hasher);
-            self.directory.recorded(place).hash(&mut hasher);
+            (self.directory.recorded(place), self.directory.habit(place)).hash(&mut hasher);
         }
         hasher.finish()
     }

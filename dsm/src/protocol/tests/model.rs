@@ -12,7 +12,7 @@ use stateright::{Checker, HasDiscoveries, Model, Property};
 use super::cluster::{check_page, handle, Mutant, Shape};
 use super::host::{Effects, Host, Packet};
 use crate::ids::NodeId;
-use crate::protocol::{Access, Action, Event, LeasePolicy, Node, Rights};
+use crate::protocol::{Access, Action, Event, HabitPolicy, LeasePolicy, MigratoryPolicy, Node, Rights};
 
 use Access::{Read, Write};
 
@@ -407,6 +407,28 @@ fn on_lease(mut shape: Shape) -> Shape {
 #[test]
 fn two_nodes_and_one_page() {
     holds("2 nodes, 1 page", Protocol::new(Shape::new(2, &[0], 1)));
+}
+
+/// Every hand-over seen once makes a page migratory, and every second guess is a probe.
+pub fn with_habits(mut shape: Shape) -> Shape {
+    shape.habits = HabitPolicy { migratory: Some(MigratoryPolicy { after: 1, probe_every: 2 }) };
+    shape
+}
+
+#[test]
+fn two_nodes_and_one_page_with_habits() {
+    holds("2 nodes, 1 page, habits", Protocol::new(with_habits(Shape::new(2, &[0], 1))));
+}
+
+#[test]
+fn two_nodes_and_one_page_with_habits_and_devices() {
+    let protocol = Protocol::new(with_habits(Shape::new(2, &[0], 1))).with_devices();
+    holds("2 nodes, 1 page, habits, devices", protocol);
+}
+
+#[test]
+fn three_nodes_and_one_page_with_habits() {
+    holds("3 nodes, 1 page, habits", Protocol::new(with_habits(Shape::new(3, &[0], 1))));
 }
 
 #[test]

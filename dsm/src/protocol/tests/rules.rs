@@ -2,7 +2,9 @@
 
 use super::cluster::{Cluster, Shape};
 use crate::ids::{Extent, Gfn, NodeId};
-use crate::protocol::{Access, Action, Contents, Event, Message, Micros, Rights, Turn, Txn};
+use crate::protocol::{
+    Access, Action, Contents, Event, HabitPolicy, Message, Micros, MigratoryPolicy, Rights, Turn, Txn,
+};
 
 use Access::{Read, Write};
 
@@ -200,6 +202,59 @@ fn a_read_leaves_the_owner_a_read_copy() {
     assert_eq!(bench.deliver(2, 0), [install(NEIGHBOUR, Read, true)]);
     assert_eq!((bench.rights(0, NEIGHBOUR), bench.rights(2, NEIGHBOUR)), (Rights::Read, Rights::Read));
     assert_eq!(bench.cluster.nodes[0].counters().remote_reads, 1);
+    bench.quiet();
+}
+
+/// Node 0 is the home; the page has been handed over from node 1 to node 2 by a read and an upgrade.
+fn migratory() -> Bench {
+    let mut shape = Shape::new(4, &[0], 4);
+    shape.habits = HabitPolicy { migratory: Some(MigratoryPolicy { after: 1, probe_every: 3 }) };
+    let mut bench = Bench::with(&shape);
+    bench.make(1, PAGE, Write);
+    bench.make(2, PAGE, Read);
+    bench.make(2, PAGE, Write);
+    bench
+}
+
+#[test]
+fn a_reader_of_a_page_that_migrates_gets_it_to_write() {
+    let mut bench = migratory();
+    bench.fault(3, PAGE, Read);
+    let given = bench.deliver(3, 0);
+    let txn = bench.txn(0, PAGE);
+    assert_eq!(given, [send(2, recall(PAGE, txn, 3, Write, 0))]);
+    let grant = grant(PAGE, txn, Write, true, 0);
+    let given = bench.deliver(0, 2);
+    assert_eq!(given, [Action::Protect { gfn: PAGE }, send(3, grant), Action::Discard { gfn: PAGE }]);
+    let done = send(0, Message::Done { gfn: PAGE, txn });
+    assert_eq!(bench.deliver(2, 3), [install(PAGE, Write, true), done]);
+    bench.settle();
+    assert_eq!(bench.cluster.nodes[0].counters().reads_given_to_write, 1);
+    // A second guess, and then a probe, which finds that node 2 only reads.
+    bench.make(1, PAGE, Read);
+    assert_eq!(bench.rights(1, PAGE), Rights::Write);
+    bench.make(2, PAGE, Read);
+    assert_eq!([1, 2].map(|node| bench.rights(node, PAGE)), [Rights::Read; 2]);
+    bench.make(3, PAGE, Read);
+    bench.make(1, PAGE, Write);
+    bench.make(2, PAGE, Read);
+    assert_eq!([1, 2].map(|node| bench.rights(node, PAGE)), [Rights::Read; 2], "no guess any more");
+    bench.quiet();
+}
+
+#[test]
+fn a_write_that_joins_a_read_of_a_page_that_migrates_has_been_served_by_it() {
+    let mut bench = migratory();
+    bench.fault(3, PAGE, Read);
+    assert_eq!(bench.fault(3, PAGE, Write), []);
+    assert_eq!(bench.borrow(3, PAGE, Write), []);
+    bench.deliver(3, 0);
+    bench.deliver(0, 2);
+    let answered = bench.deliver(2, 3);
+    assert_eq!(answered[0], install(PAGE, Write, true));
+    assert_eq!(answered[2..], [Action::Lend { gfn: PAGE, access: Write }]);
+    bench.settle();
+    bench.give_back(3, PAGE, Write);
     bench.quiet();
 }
 

@@ -6,6 +6,7 @@ use super::cluster::NO_LEASE;
 use super::random::Random;
 use super::schedule::{replay, Replayed, Taken};
 use super::simulation::{simulate, Plan, Simulation};
+use crate::protocol::HabitPolicy;
 
 /// For each smaller plan, so many seeds of the choices on the way are tried.
 const SEEDS_TRIED: u64 = 12;
@@ -138,6 +139,8 @@ fn candidates(plan: &Plan) -> Vec<Plan> {
     offer(&|plan| plan.devices = false);
     offer(&|plan| plan.crash = None);
     offer(&|plan| plan.shape.preloaded = vec![]);
+    offer(&|plan| plan.shape.habits = HabitPolicy::OFF);
+    offer(&|plan| plan.read_then_write_percent = 0);
     offer(&|plan| plan.spurious_percent = 0);
     offer(&|plan| plan.span = 1);
     offer(&|plan| plan.span /= 2);

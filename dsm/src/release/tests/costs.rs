@@ -106,6 +106,7 @@ impl Strict {
             nodes,
             layout: Layout::new(vec![region]).expect("whole extents").into(),
             lease: LeasePolicy { base_us: 0, max_us: 0 },
+            habits: protocol::HabitPolicy::OFF,
             preloaded: vec![],
         };
         let node = |me| protocol::Node::new(protocol::NodeConfig { me: NodeId(me), ..config.clone() });

@@ -89,6 +89,12 @@ impl Barrier {
         Self { arrivals: arena.pages(threads.max(1)), release: arena.page() }
     }
 
+    /// The page of the release word, which is word 0. Whatever thread 0 leaves in its other words before it lets the others
+    /// go on is there when they go on, even if one page's news overtook another's: a page is one.
+    pub fn board(&self) -> &'static Page {
+        self.release
+    }
+
     /// Thread `thread` of `threads` has reached `round` (1, 2, 3, ... the same for all): goes on when all
     /// have. Thread 0 runs `alone` when all have arrived and none has gone on.
     pub fn pass(&self, (thread, threads): (usize, usize), round: u64, doze: Doze, alone: impl FnOnce()) {

@@ -19,7 +19,7 @@ use crate::random::{mix, Random};
 use crate::trouble::Trouble;
 
 /// How long the disk may take to appear.
-const APPEARANCE_LIMIT: Duration = Duration::from_secs(60);
+const APPEARANCE_LIMIT: Duration = Duration::from_secs(20);
 /// Single reads of a page, for their time.
 const LONE_READS: usize = 64;
 

@@ -4,7 +4,7 @@ use super::tamper::{after, after_done, before, is_sent, lost, message, misdirect
 use crate::ids::{NodeId, NodeSet};
 use crate::protocol::directory::Entry;
 use crate::protocol::tests::cluster::Mutant;
-use crate::protocol::{Access, Action, Event, Message, Node};
+use crate::protocol::{Access, Action, Event, Message, Node, Rights};
 
 use Access::Write;
 
@@ -28,6 +28,8 @@ pub const MUTANTS: &[Mutant] = &[
     after("the last of three sharers is forgotten", last_sharer_forgotten),
     after("the wrong owner is recorded", wrong_owner_recorded),
     after("a writer is recorded as one of the readers", writer_recorded_as_reader),
+    before("a page taken from its only owner is recorded as shared", taken_page_recorded_as_shared),
+    after("a reader gets a page to write while others have copies", shared_page_given_to_write),
     before("the requester's word that it holds a copy is believed", held_believed),
     after("requests that are done go on counting", requests_count_for_ever),
 ];
@@ -190,6 +192,25 @@ fn writer_recorded_as_reader(node: &mut Node, event: &Event, _: &mut Vec<Action>
             *entry = Entry::Shared(set);
         }
     });
+}
+
+fn taken_page_recorded_as_shared(node: &mut Node, event: &Event) {
+    let Some((_, place, Message::Done { .. })) = message(node, event) else { return };
+    let had = node.directory.recorded(place);
+    let alone = had.len() == 1 && had[0].1 == Rights::Write;
+    if let Some(access) = node.directory.access_mut(place.gfn).filter(|_| alone) {
+        *access = Access::Read;
+    }
+}
+
+fn shared_page_given_to_write(node: &mut Node, event: &Event, actions: &mut Vec<Action>) {
+    let Some((_, place, Message::Request { access: Access::Read, .. })) = message(node, event) else {
+        return;
+    };
+    read_recalled_for_write(node, event, actions);
+    if let Some(access) = node.directory.access_mut(place.gfn) {
+        *access = Write;
+    }
 }
 
 fn held_believed(node: &mut Node, event: &Event) {

@@ -13,6 +13,7 @@ pub const MUTANTS: &[Mutant] = &[
     before("acknowledgements that come before the grant are forgotten", early_acknowledgements_forgotten),
     after("zeros installed instead of the page", zeros_instead_of_the_page),
     after("a page that came to be read is writable", read_grant_writable),
+    after("a page given to write is put in to be read", given_page_only_read),
     after("nobody woken by an install", not_woken),
     after("woken before the last acknowledgement", woken_too_early),
     after("an upgrade is not told to the driver", not_unprotected),
@@ -72,6 +73,14 @@ fn read_grant_writable(node: &mut Node, _: &Event, actions: &mut Vec<Action>) {
         if let Action::Install { gfn, rights: Read, contents, wake: true } = *action {
             *action = Action::Install { gfn, rights: Write, contents, wake: true };
             believe_writable(node, gfn);
+        }
+    }
+}
+
+fn given_page_only_read(_: &mut Node, _: &Event, actions: &mut Vec<Action>) {
+    for action in actions {
+        if let Action::Install { rights, .. } = action {
+            *rights = Read;
         }
     }
 }

@@ -1,9 +1,9 @@
 //! What must hold in simulated runs.
 
-use super::super::cluster::Mutant;
+use super::super::cluster::{Mutant, Shape};
 use super::super::schedule::Taken;
 use super::{simulate, Plan, Report, Simulation};
-use crate::protocol::Micros;
+use crate::protocol::{HabitPolicy, LeasePolicy, Micros};
 
 /// Lines of the schedule that a failure shows.
 const SHOWN_STEPS: usize = 80;
@@ -49,7 +49,27 @@ fn random_schedules_stay_coherent_and_end() {
         total.add(&report);
     }
     println!("{total:?}");
-    assert!(total.ops >= 80_000 && total.faults > 0 && total.splits > 0 && total.crashes > 0, "{total:?}");
+    assert!(total.ops >= 80_000 && total.faults > 0 && total.splits > 0, "{total:?}");
+    assert!(total.given > 0 && total.crashes > 0, "{total:?}");
+}
+
+/// Four nodes that read a page and then write it, one after the other; gives the requests that they sent.
+fn hand_overs(habits: HabitPolicy) -> u64 {
+    let mut plan = Plan::contention(4, 1, 4_000);
+    plan.shape = Shape { habits, ..Shape::new(4, &[0], 2) };
+    plan.shape.lease = LeasePolicy::default();
+    (plan.least, plan.span, plan.writes_percent, plan.read_then_write_percent) = (1, 1, 0, 100);
+    plan.think_us = (1, 10_000);
+    let mut simulation = Simulation::new(plan, None);
+    simulation.run().unwrap_or_else(|why| panic!("{why}"));
+    println!("{:?}", simulation.report());
+    simulation.report().faults
+}
+
+#[test]
+fn pages_that_migrate_cost_little_more_than_one_request_for_each_hand_over() {
+    let (asked_for, guessed) = (hand_overs(HabitPolicy::OFF), hand_overs(HabitPolicy::default()));
+    assert!(guessed * 100 < asked_for * 70, "{guessed} requests with habits, {asked_for} without");
 }
 
 #[test]

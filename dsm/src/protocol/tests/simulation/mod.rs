@@ -31,6 +31,8 @@ struct Vcpu {
     node: usize,
     /// The pages of the instruction under way; empty between instructions.
     instruction: Vec<(usize, Access)>,
+    /// The instruction that is to follow; none if any may.
+    next: Vec<(usize, Access)>,
     since: Micros,
     blocked: Option<usize>,
     /// Instructions so far.
@@ -78,6 +80,8 @@ pub struct Report {
     pub faults: u64,
     pub lease_deferrals: u64,
     pub splits: u64,
+    /// Reads that were given the page to write.
+    pub given: u64,
     pub crashes: u64,
 }
 
@@ -90,6 +94,7 @@ impl Report {
         self.faults += other.faults;
         self.lease_deferrals += other.lease_deferrals;
         self.splits += other.splits;
+        self.given += other.given;
         self.crashes += other.crashes;
     }
 }
@@ -158,6 +163,7 @@ impl Simulation {
             faults: sum(|c| c.remote_reads + c.remote_writes + c.upgrades),
             lease_deferrals: sum(|c| c.lease_deferrals),
             splits: sum(|c| c.splits),
+            given: sum(|c| c.reads_given_to_write),
             crashes: self.cluster.stopped.contains(&true).into(),
         }
     }
@@ -284,7 +290,10 @@ impl Simulation {
             if self.ops >= self.plan.ops {
                 return Ok(());
             }
-            let mut pages = self.some_pages(self.plan.least, self.plan.span);
+            let mut pages = std::mem::take(&mut self.vcpus[vcpu].next);
+            if pages.is_empty() {
+                pages = self.some_pages(self.plan.least, self.plan.span);
+            }
             // Any order of first touches.
             for i in (1..pages.len()).rev() {
                 pages.swap(i, self.random.next() as usize % (i + 1));
@@ -308,10 +317,15 @@ impl Simulation {
             self.step(Move::Access { node, page, access })?;
         }
         self.ops += instruction.len() as u64;
+        let reads = instruction.iter().all(|&(_, access)| access == Access::Read);
+        if reads && self.random.percent(self.plan.read_then_write_percent) {
+            self.vcpus[vcpu].next = instruction.iter().map(|&(page, _)| (page, Access::Write)).collect();
+        }
         self.vcpus[vcpu].done += 1;
         self.longest = self.longest.max(self.now - self.vcpus[vcpu].since);
         let (low, high) = self.plan.think_us;
-        let think = self.random.between(low, high);
+        // What follows follows at once.
+        let think = if self.vcpus[vcpu].next.is_empty() { self.random.between(low, high) } else { low };
         self.at(self.now + think, Moment::Vcpu(vcpu));
         Ok(())
     }

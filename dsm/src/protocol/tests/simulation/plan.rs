@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::super::cluster::{Shape, NO_LEASE};
 use super::super::random::Random;
 use crate::ids::Extent;
-use crate::protocol::{LeasePolicy, Micros};
+use crate::protocol::{HabitPolicy, LeasePolicy, Micros, MigratoryPolicy};
 
 /// A node that falls silent in the middle of things.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -30,6 +30,8 @@ pub struct Plan {
     pub least: u64,
     pub span: u64,
     pub writes_percent: u64,
+    /// An instruction that only reads is followed at once, so often, by one that writes the same pages.
+    pub read_then_write_percent: u64,
     pub spurious_percent: u64,
     pub delay_us: (Micros, Micros),
     pub think_us: (Micros, Micros),
@@ -52,6 +54,11 @@ impl Plan {
             2 => LeasePolicy { base_us: 20, max_us: 2_000 },
             _ => LeasePolicy::default(),
         };
+        shape.habits.migratory = match random.between(0, 3) {
+            0 => None,
+            1 => Some(MigratoryPolicy { after: 1, probe_every: 2 }),
+            _ => HabitPolicy::default().migratory,
+        };
         if random.percent(30) {
             shape.preloaded = vec![(Extent(0).first(), 3)];
         }
@@ -72,6 +79,7 @@ impl Plan {
             span: span.min(shape.pages().len() as u64),
             shape,
             writes_percent: random.pick(&[5, 30, 50, 80, 100]),
+            read_then_write_percent: random.pick(&[0, 0, 30, 100]),
             spurious_percent: random.pick(&[0, 10]),
             delay_us,
             think_us: (1, random.pick(&[2, 50, 500])),
@@ -93,6 +101,7 @@ impl Plan {
             least: 10,
             span: 10,
             writes_percent: 100,
+            read_then_write_percent: 0,
             spurious_percent: 0,
             delay_us: (10, 40),
             think_us: (1, 3),

@@ -293,7 +293,7 @@ fn whoever_holds_the_lock_reads_what_its_last_holder_wrote() {
     let (seeds, each) = match from_environment("TESSERA_SIM_SEED") {
         Some(seed) => (seed..=seed, ops.unwrap_or(2_000)),
         None => {
-            let ops = ops.unwrap_or(400_000);
+            let ops = ops.unwrap_or(1_000_000);
             let count = (ops / 2_000).max(100);
             (1..=count, ops / count)
         }

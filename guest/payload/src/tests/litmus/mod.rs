@@ -1,12 +1,14 @@
 //! Litmus tests: encoded by the crate `tessera-litmus`, many instances of each at a time.
 //!
 //! The tests are those that are linked in, or those of a table that came as the initramfs. Each is run in each
-//! placement of its variables ([`places`]), its threads on CPUs in every way that there is. A batch: every thread brings pages into some state, a barrier, every thread runs its code on each instance
+//! placement of its variables ([`places`]), its threads on CPUs in every way that there is. A batch: every thread brings
+//! pages into some state, a barrier, every thread runs its code on each instance
 //! ([`play`]), a barrier, thread 0 judges ([`judge`]). Outcomes that x86-TSO allows are counted; any other one, and any
 //! value that cannot have been there, fails the test.
 //!
 //! Words: `shapes=SB,MP` (default: all tests), `place=apart,homes,together,straddle,table` (default: all),
-//! `rounds=` instances of each test in each placement (2000), `ms=` how long each may take at most (0: no limit), `instances=` of a batch, up to 64 (12), `gap=` cycles from instance
+//! `rounds=` instances of each test in each placement (2000), `ms=` how long each may take at most (0: no limit),
+//! `instances=` of a batch, up to 64 (12), `gap=` cycles from instance
 //! to instance (0: found out), `seed=`.
 
 mod judge;

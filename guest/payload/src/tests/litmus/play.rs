@@ -1,4 +1,7 @@
 //! The threads' part: pages into some state, then the code, on each instance at about the same time.
+//!
+//! The runner must get along where memory is broken, or nobody learns of it. So what it has to say it says on the page of
+//! the barrier itself, and where a CPU comes to a page that it may have an old copy of, it makes the page its own first.
 
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -27,13 +30,13 @@ const LOG_PAGES: usize = (INSTANCES_MAX * LOG_WORDS).div_ceil(512);
 /// The timer that wakes a CPU which waits for others.
 const DOZE_VECTOR: u8 = FIRST_FREE_VECTOR + 7;
 
-/// Words of the control page: when the batch begins; whether the turn is over; cycles between instances; cycles from
+/// Words of the barrier's board: when the batch begins; whether the turn is over; cycles between instances; cycles from
 /// naming the beginning until then; the batch.
-const START: usize = 0;
-const STOP: usize = 1;
-const GAP: usize = 2;
-const LEAD: usize = 3;
-const BATCH: usize = 4;
+const START: usize = 1;
+const STOP: usize = 2;
+const GAP: usize = 3;
+const LEAD: usize = 4;
+const BATCH: usize = 5;
 /// Words of a thread's page about a batch: how many instances began late; by how many cycles the first one did.
 const LATE: usize = 0;
 const LATE_BY: usize = 1;
@@ -41,7 +44,6 @@ const LATE_BY: usize = 1;
 /// What all tests of a run share.
 #[derive(Clone, Copy)]
 pub struct Stage {
-    control: &'static Page,
     logs: &'static [Page],
     /// Per thread, how late it was in the last batch.
     late: &'static [Page],
@@ -57,7 +59,6 @@ impl Stage {
     pub fn new(machine: &Machine) -> Self {
         let arena = &machine.arena;
         Self {
-            control: arena.page(),
             logs: arena.pages(THREADS_MAX * LOG_PAGES),
             late: arena.pages(THREADS_MAX),
             barrier: Barrier::new(arena, THREADS_MAX),
@@ -70,24 +71,24 @@ impl Stage {
     /// Before each test.
     pub fn begin(&self) {
         let gap = if self.fixed_gap == 0 { 2000 } else { self.fixed_gap };
-        self.control.word(GAP).store(gap, Ordering::Relaxed);
-        self.control.word(LEAD).store(pace::LEAD_MIN, Ordering::Relaxed);
-        self.control.word(STOP).store(0, Ordering::Relaxed);
+        self.barrier.board().word(GAP).store(gap, Ordering::Relaxed);
+        self.barrier.board().word(LEAD).store(pace::LEAD_MIN, Ordering::Relaxed);
+        self.barrier.board().word(STOP).store(0, Ordering::Relaxed);
     }
 
     /// Cycles between instances, as they are now.
     pub fn gap(&self) -> u64 {
-        self.control.word(GAP).load(Ordering::Relaxed)
+        self.barrier.board().word(GAP).load(Ordering::Relaxed)
     }
 
     /// Cycles from naming the beginning of a batch until then, as they are now.
     pub fn lead(&self) -> u64 {
-        self.control.word(LEAD).load(Ordering::Relaxed)
+        self.barrier.board().word(LEAD).load(Ordering::Relaxed)
     }
 
     /// A number below `bound` that differs from test to test.
     pub fn shift(&self, bound: u64) -> u64 {
-        Random::new(self.seed ^ self.control.word(BATCH).load(Ordering::Relaxed)).below(bound)
+        Random::new(self.seed ^ self.barrier.board().word(BATCH).load(Ordering::Relaxed)).below(bound)
     }
 
     /// What a load gave.
@@ -101,8 +102,15 @@ impl Stage {
     }
 
     /// The number of the next batch, the same for all threads between two barriers.
-    fn batch(&self) -> u64 {
-        self.control.word(BATCH).load(Ordering::Relaxed) + 1
+    fn next_batch(&self) -> u64 {
+        let batch = self.barrier.board().word(BATCH);
+        take(batch.as_ptr() as u64);
+        batch.load(Ordering::Relaxed) + 1
+    }
+
+    /// Makes the threads' logs this CPU's own.
+    fn collect(&self, threads: usize) {
+        self.logs[..threads * LOG_PAGES].iter().for_each(|page| take(page.address()));
     }
 
     /// After a batch: when the next one begins, and how fast it goes.
@@ -110,10 +118,10 @@ impl Stage {
         let late = self.late[..threads].iter().map(|page| page.word(LATE).load(Ordering::Relaxed)).sum();
         let latest = self.late[..threads].iter().map(|page| page.word(LATE_BY).load(Ordering::Relaxed)).max();
         let lead = pace::next_lead(self.lead(), latest.unwrap_or(0));
-        self.control.word(LEAD).store(lead, Ordering::Relaxed);
+        self.barrier.board().word(LEAD).store(lead, Ordering::Relaxed);
         if self.fixed_gap == 0 {
             let gap = pace::next_gap(self.gap(), late, (threads * instances) as u64);
-            self.control.word(GAP).store(gap, Ordering::Relaxed);
+            self.barrier.board().word(GAP).store(gap, Ordering::Relaxed);
         }
     }
 }
@@ -150,10 +158,11 @@ pub fn take_part(run: &Run, turn: &Turn, cpu: usize) {
     let Some(thread) = turn.assignment[..threads].iter().position(|&assigned| assigned == cpu) else {
         return;
     };
-    let (stage, control) = (&run.stage, run.stage.control);
+    let (stage, control) = (&run.stage, run.stage.barrier.board());
     let doze = Doze::new(stage.blocks.get(cpu), DOZE_VECTOR);
+    let first = stage.next_batch();
     for done in 0..turn.batches {
-        let batch = stage.batch();
+        let batch = first + done;
         if batch > u64::from(BATCH_MAX) {
             fail(Status::Usage, format_args!("more batches than there are values for"));
         }
@@ -178,6 +187,7 @@ pub fn take_part(run: &Run, turn: &Turn, cpu: usize) {
             return;
         }
         if thread == 0 {
+            stage.collect(threads);
             (0..run.places.instances).for_each(|instance| judge::instance(run, batch as u32, instance));
         }
     }
@@ -186,7 +196,7 @@ pub fn take_part(run: &Run, turn: &Turn, cpu: usize) {
 /// Runs one thread's code on every instance.
 fn play(run: &Run, thread: usize, batch: u32, mood: &Mood) {
     let instances = run.places.instances;
-    let (start, gap) = (run.stage.control.word(START).load(Ordering::Relaxed), run.stage.gap());
+    let (start, gap) = (run.stage.barrier.board().word(START).load(Ordering::Relaxed), run.stage.gap());
     let mut random = Random::new(run.stage.seed ^ u64::from(batch) << 8 ^ thread as u64);
     // From exactly together to apart by a whole gap.
     let jitter = 1 << random.below(u64::from(gap.ilog2()) + 1);
