@@ -285,7 +285,12 @@ impl Cluster {
         let seed =
             std::env::var("TESSERA_SEED").ok().map_or(0x7e55e4a, |text| text.parse().expect("a number"));
         println!("moves: TESSERA_SEED={seed}");
-        let mut random = Random(seed);
+        self.keep_moving_from(seed, which, moves)
+    }
+
+    /// As [`Cluster::keep_moving`], with this seed.
+    pub fn keep_moving_from(&self, seed: u64, which: &[u16], moves: usize) -> usize {
+        let mut random = Random(seed.max(1));
         let mut made = 0;
         while made < moves && !self.ended() {
             let vcpu = VcpuId(which[random.below(which.len())]);

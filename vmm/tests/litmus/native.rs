@@ -19,6 +19,10 @@ pub fn store_buffering() -> u64 {
             while rounds[1 - me].0.load(Ordering::SeqCst) < run {
                 std::thread::yield_now();
             }
+            // Who came last goes on first: sometimes it waits for the other.
+            for _ in 0..if me == 0 { run % 128 } else { 64 } {
+                std::hint::black_box(run);
+            }
             // Relaxed, as the litmus test: two moves.
             words[me].0.store(run, Ordering::Relaxed);
             words[1 - me].0.load(Ordering::Relaxed) < run

@@ -1,13 +1,17 @@
 //! `cargo xtask soak ...`: what takes longer than a test may, for whoever wants to be surer.
 
+mod litmus;
 mod sim;
 mod stock;
+mod worker;
 
 use anyhow::Result;
 
 /// What can be soaked.
 #[derive(clap::Subcommand)]
 pub enum Verb {
+    /// Litmus tests of memory order in bare-metal guests over several nodes of this machine.
+    Litmus(litmus::Args),
     /// The protocol's simulator, with random schedules.
     Sim(sim::Args),
     /// Stock guests whose vCPUs move a thousand times while they work.
@@ -20,6 +24,7 @@ pub enum Verb {
 /// When something cannot be started or does not come to its end.
 pub fn main(verb: &Verb) -> Result<i32> {
     match verb {
+        Verb::Litmus(options) => litmus::main(options),
         Verb::Sim(options) => sim::main(options),
         Verb::Stock(options) => stock::main(options),
     }

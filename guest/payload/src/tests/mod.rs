@@ -6,6 +6,7 @@ mod bench;
 mod bench_bulk;
 mod bench_fault;
 mod bench_fill;
+mod code;
 mod ipi;
 mod latency;
 mod litmus;
@@ -37,6 +38,7 @@ const TESTS: &[(&str, Test)] = &[
     ("tablepage", memory::tablepage),
     ("latency", latency::latency),
     ("litmus", litmus::litmus),
+    ("code", code::code),
     ("bench_fill", bench_fill::bench_fill),
     ("bench_fault", bench_fault::bench_fault),
     ("bench_touch", bench_fault::bench_touch),
