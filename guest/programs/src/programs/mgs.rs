@@ -3,7 +3,7 @@
 //!
 //! For k = 0, 1, ...: column k is normalised (it is then q_k), and from every later column its part along q_k
 //! is taken away. Columns belong to threads block by block, in turns; each thread makes and changes only its
-//! own, which lie in pages of their own that it touched first. What travels between hosts is each q_k once,
+//! own, which lie in memory of its own that it touched first. What travels between hosts is each q_k once,
 //! to every host that reads it, and one page per thread with the count of columns it has published. A thread
 //! that owns the next column brings that column up to date first and publishes it, before it does the rest of
 //! its work for this step (look-ahead).
@@ -46,23 +46,33 @@ struct Task {
 }
 
 impl Task {
+    /// In every other turn the threads take their blocks in the opposite order: later columns are more work.
     fn owner(&self, column: usize) -> usize {
-        column / self.block % self.threads
+        let (turn, place) = (self.turn(column), column / self.block % self.threads);
+        if turn.is_multiple_of(2) {
+            place
+        } else {
+            self.threads - 1 - place
+        }
+    }
+
+    /// In a turn each thread takes one block.
+    fn turn(&self, column: usize) -> usize {
+        column / (self.block * self.threads)
     }
 
     /// How many columns before `column` its owner has.
     fn rank(&self, column: usize) -> usize {
-        let turn = self.block * self.threads;
-        column / turn * self.block + column % self.block
+        self.turn(column) * self.block + column % self.block
     }
 
     fn owned(&self, thread: usize) -> impl Iterator<Item = usize> + '_ {
         (0..self.columns).filter(move |&column| self.owner(column) == thread)
     }
 
-    /// Pages of one column.
-    fn column_pages(&self) -> usize {
-        self.rows.div_ceil(PAGE_WORDS)
+    /// Pages of a thread's columns, one behind the other.
+    fn pages(&self, thread: usize) -> usize {
+        (self.owned(thread).count() * self.rows).div_ceil(PAGE_WORDS)
     }
 }
 
@@ -87,7 +97,7 @@ impl Shared {
         Ok(Self {
             // Only room is made here: each thread touches its own.
             memory: (0..task.threads)
-                .map(|thread| Pages::huge(task.owned(thread).count() * task.column_pages()))
+                .map(|thread| Pages::huge(task.pages(thread)))
                 .collect::<Result<_, _>>()?,
             published: Pages::new(task.threads)?,
             asleep: Pages::new(task.threads)?,
@@ -99,7 +109,7 @@ impl Shared {
 
     /// Where a column is.
     fn place(&self, column: usize) -> *mut f64 {
-        let first = self.task.rank(column) * self.task.column_pages() * PAGE_WORDS;
+        let first = self.task.rank(column) * self.task.rows;
         self.memory[self.task.owner(column)].words()[first].as_ptr().cast()
     }
 
