@@ -7,7 +7,7 @@ use tessera_devices::ram::NodeRam;
 use tessera_devices::GuestEnd;
 use tessera_dsm::memory::NodeMemory;
 use tessera_dsm::pager::{AskAhead, Pager, PagerConfig, PagerFailure, PagerHooks, PagerStats, Tracking};
-use tessera_dsm::protocol::{HabitPolicy, LeasePolicy, MergePolicy};
+use tessera_dsm::protocol::{HabitPolicy, LeasePolicy};
 use tessera_dsm::{NodeId, EXTENT_PAGES, PAGE_BYTES};
 use tessera_migration::VcpuId;
 
@@ -94,8 +94,8 @@ impl UnarmedGuest for Unarmed {
             nodes,
             preloaded: written,
             lease: lease(spec.lease_us),
-            // Not migratory pages: asking ahead would take pages to write that are only looked at.
-            habits: HabitPolicy { merge: Some(MergePolicy::default()), ..HabitPolicy::OFF },
+            // Asking ahead would take pages to write that are only looked at.
+            habits: HabitPolicy::OFF,
             tracking: if nodes == 1 { Tracking::Off } else { Tracking::On },
             ahead: AskAhead::On,
         };
