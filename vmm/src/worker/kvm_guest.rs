@@ -10,7 +10,7 @@ use tessera_dsm::memory::NodeMemory;
 use tessera_dsm::pager::{
     Arrived, AskAhead, Pager, PagerConfig, PagerFailure, PagerHooks, PagerStats, Rejoin, Resume, Tracking,
 };
-use tessera_dsm::protocol::{HabitPolicy, LeasePolicy, MergePolicy};
+use tessera_dsm::protocol::{HabitPolicy, LeasePolicy};
 use tessera_dsm::{NodeId, EXTENT_PAGES, PAGE_BYTES};
 use tessera_migration::VcpuId;
 
@@ -99,8 +99,8 @@ impl UnarmedGuest for Unarmed {
             nodes,
             preloaded: written,
             lease: lease(spec.lease_us),
-            // Not migratory pages: asking ahead would take pages to write that are only looked at.
-            habits: HabitPolicy { merge: Some(MergePolicy::default()), ..HabitPolicy::OFF },
+            // Asking ahead would take pages to write that are only looked at.
+            habits: HabitPolicy::OFF,
             tracking: if nodes == 1 { Tracking::Off } else { Tracking::On },
             ahead: AskAhead::On,
         };

@@ -37,7 +37,7 @@ pub struct Args {
     #[arg(long, default_value_t = 15_000, value_name = "MS")]
     move_every: u64,
     /// What the guest does: programs of its own, by name, with commas between.
-    #[arg(long, default_value = "mgs:m=1536:n=1536:block=32:patience=2000", value_name = "NAMES")]
+    #[arg(long, default_value = "mgs:m=1664:n=1664:block=32:patience=2000", value_name = "NAMES")]
     workload: String,
     /// What else to put on the guest's kernel command line.
     #[arg(long, default_value = "", value_name = "STR")]
