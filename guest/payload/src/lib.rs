@@ -1,7 +1,7 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 //! The parts of the payload that touch no hardware: command line, result lines, random numbers,
-//! how litmus tests are spread over CPUs and time, latency samples. They are tested natively: `cargo test --lib`.
+//! litmus shapes and their outcomes, how litmus tests are spread over CPUs and time, latency samples. They are tested natively: `cargo test --lib`.
 
 pub mod assignment;
 pub mod cmdline;
@@ -9,3 +9,4 @@ pub mod line;
 pub mod pace;
 pub mod random;
 pub mod samples;
+pub mod shapes;

@@ -75,6 +75,24 @@ impl Doze {
     }
 }
 
+/// How a CPU waits at a barrier.
+#[derive(Clone, Copy)]
+pub enum Wait {
+    /// At once, and the host's processor is its own all the time.
+    Spin,
+    /// It dozes.
+    Doze(Doze),
+}
+
+impl Wait {
+    fn until(self, what: &str, done: impl FnMut() -> bool) {
+        match self {
+            Wait::Spin => wait_until(what, done),
+            Wait::Doze(doze) => doze.wait_until(what, done),
+        }
+    }
+}
+
 /// A barrier for a fixed number of threads. Each arrival word has a page of its own, and so has the release
 /// word: per round each page changes hands once each way.
 #[derive(Clone, Copy)]
@@ -97,11 +115,11 @@ impl Barrier {
 
     /// Thread `thread` of `threads` has reached `round` (1, 2, 3, ... the same for all): goes on when all
     /// have. Thread 0 runs `alone` when all have arrived and none has gone on.
-    pub fn pass(&self, (thread, threads): (usize, usize), round: u64, doze: Doze, alone: impl FnOnce()) {
+    pub fn pass(&self, (thread, threads): (usize, usize), round: u64, wait: Wait, alone: impl FnOnce()) {
         let release = self.release.word(0);
         if thread == 0 {
             for arrival in &self.arrivals[1..threads] {
-                doze.wait_until("a barrier: the arrival of a thread", || {
+                wait.until("a barrier: the arrival of a thread", || {
                     arrival.word(0).load(Ordering::Acquire) >= round
                 });
             }
@@ -109,7 +127,7 @@ impl Barrier {
             release.store(round, Ordering::Release);
         } else {
             self.arrivals[thread].word(0).store(round, Ordering::Release);
-            doze.wait_until("a barrier: the release", || release.load(Ordering::Acquire) >= round);
+            wait.until("a barrier: the release", || release.load(Ordering::Acquire) >= round);
         }
     }
 }

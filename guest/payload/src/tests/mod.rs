@@ -14,6 +14,7 @@ mod litmus;
 mod memory;
 mod moves;
 mod pci;
+mod shapes;
 mod time;
 
 use crate::runtime::exit::{fail, Status};
@@ -56,8 +57,11 @@ const TESTS: &[(&str, Test)] = &[
 
 /// Runs the test of that name; an unknown name ends the run.
 pub fn run(name: &str, machine: &Machine) -> bool {
-    match TESTS.iter().find(|(known, _)| *known == name) {
-        Some((_, test)) => test(machine),
+    if let Some((_, test)) = TESTS.iter().find(|(known, _)| *known == name) {
+        return test(machine);
+    }
+    match shapes::run(name, machine) {
+        Some(passed) => passed,
         None => fail(Status::Usage, format_args!("there is no test {name}")),
     }
 }

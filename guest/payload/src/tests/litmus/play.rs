@@ -20,7 +20,7 @@ use crate::runtime::exit::{fail, Status};
 use crate::runtime::interrupts::FIRST_FREE_VECTOR;
 use crate::runtime::machine::Blocks;
 use crate::runtime::machine::Machine;
-use crate::runtime::sync::{Barrier, Doze};
+use crate::runtime::sync::{Barrier, Doze, Wait};
 
 /// Words of a thread's log for each instance: at least as many as it may have loads.
 const LOG_WORDS: usize = 8;
@@ -159,7 +159,7 @@ pub fn take_part(run: &Run, turn: &Turn, cpu: usize) {
         return;
     };
     let (stage, control) = (&run.stage, run.stage.barrier.board());
-    let doze = Doze::new(stage.blocks.get(cpu), DOZE_VECTOR);
+    let wait = Wait::Doze(Doze::new(stage.blocks.get(cpu), DOZE_VECTOR));
     let first = stage.next_batch();
     for done in 0..turn.batches {
         let batch = first + done;
@@ -168,7 +168,7 @@ pub fn take_part(run: &Run, turn: &Turn, cpu: usize) {
         }
         let mood = Mood::of(stage.seed, batch);
         mood.prepare(run, thread);
-        stage.barrier.pass((thread, threads), 2 * batch, doze, || {
+        stage.barrier.pass((thread, threads), 2 * batch, wait, || {
             let stop = turn.limited && done > 0 && clock::now() > turn.until;
             control.word(STOP).store(u64::from(stop), Ordering::Relaxed);
             control.word(START).store(clock::now() + stage.lead(), Ordering::Relaxed);
@@ -177,7 +177,7 @@ pub fn take_part(run: &Run, turn: &Turn, cpu: usize) {
         if !stop {
             play(run, thread, batch as u32, &mood);
         }
-        stage.barrier.pass((thread, threads), 2 * batch + 1, doze, || {
+        stage.barrier.pass((thread, threads), 2 * batch + 1, wait, || {
             control.word(BATCH).store(batch, Ordering::Relaxed);
             if !stop {
                 stage.adapt(threads, run.places.instances);
