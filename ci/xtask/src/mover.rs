@@ -1,6 +1,5 @@
 //! Moves a guest's vCPUs from host to host while it works.
 
-use std::num::NonZeroU64;
 use std::sync::mpsc::{channel, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -57,7 +56,7 @@ pub struct Mover {
     /// How many results the guest will give: with the last one the moves end.
     results_due: usize,
     /// A line on stderr after each so many moves.
-    tells_every: Option<NonZeroU64>,
+    tells_every: Option<u64>,
 }
 
 /// Takes what the guest's console says.
@@ -84,7 +83,7 @@ impl Mover {
 
     /// Says on stderr how far it is, after each so many moves.
     #[must_use]
-    pub fn telling_every(mut self, moves: NonZeroU64) -> Self {
+    pub fn telling_every(mut self, moves: u64) -> Self {
         self.tells_every = Some(moves);
         self
     }
@@ -130,7 +129,7 @@ impl Mover {
                     Err(_) if stops_within(&stopped, Duration::from_secs(2)) => break,
                     Err(error) => moves.errors.push(format!("{error:#}")),
                 }
-                if tells_every.is_some_and(|every| (turn + 1) % every == 0) {
+                if tells_every.is_some_and(|every| (turn + 1).is_multiple_of(every)) {
                     eprintln!("{} of at most {} moves, {} failed", turn + 1, plan.most, moves.errors.len());
                 }
             }

@@ -55,16 +55,12 @@ impl BlockEngine {
             let taken = active.queue.take(&*active.ram, limits)?;
             let (chains, refused): (Vec<_>, Vec<_>) =
                 taken.chains.into_iter().partition(|chain| request::copied_bytes(chain).is_some());
-            let bytes =
-                copy::read_all(&*active.ram, chains.iter().flat_map(|chain| chain.readable.iter().copied()))?;
+            let bytes = copy::read_chains(&*active.ram, &chains)?;
             let mut done: Vec<Done> = refused
                 .into_iter()
                 .map(|chain| answer(chain, Status::Failed, Vec::new()))
                 .collect::<Result<_, _>>()?;
-            let mut rest = bytes.as_slice();
-            for chain in chains {
-                let (own, behind) = rest.split_at(chain.readable_len() as usize);
-                rest = behind;
+            for (chain, own) in chains.into_iter().zip(bytes.each()) {
                 // Without the status, for which there must be room.
                 let room = chain.writable_len().checked_sub(1).ok_or_else(|| no_answer(&chain))?;
                 match request::parse(own, room, active.features, &*self.disk) {

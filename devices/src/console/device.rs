@@ -52,14 +52,11 @@ impl ConsoleEngine {
             if taken.chains.iter().any(|chain| chain.readable_len() > WRITE_BYTES_MAX) {
                 return Err(EngineError::Driver("the guest writes too much in one piece".into()));
             }
-            let buffers = taken.chains.iter().flat_map(|chain| chain.readable.iter().copied());
-            let bytes = copy::read_all(&**ram, buffers)?;
-            if !bytes.is_empty() {
-                self.output.write(&bytes);
+            let bytes = copy::read_chains(&**ram, &taken.chains)?;
+            if !bytes.all().is_empty() {
+                self.output.write(bytes.all());
             }
-            let back = |chain| Done { chain, answers: Vec::new(), written: 0 };
-            let done: Vec<Done> = taken.chains.into_iter().map(back).collect();
-            transmit.complete(&**ram, &done)?;
+            transmit.give_back(&**ram, taken.chains)?;
         }
         Ok(())
     }

@@ -113,18 +113,10 @@ impl NetEngine {
             if let Some(chain) = taken.chains.iter().find(|chain| !is_packet(chain)) {
                 return Err(EngineError::Driver(format!("a frame of {} bytes", chain.readable_len())));
             }
-            let buffers = taken.chains.iter().flat_map(|chain| chain.readable.iter().copied());
-            let bytes = copy::read_all(&*active.ram, buffers)?;
-            let mut rest = bytes.as_slice();
-            for chain in &taken.chains {
-                let (packet, behind) = rest.split_at(chain.readable_len() as usize);
-                rest = behind;
-                active.unsent.push_back(checked(packet, active.sums));
-            }
+            let bytes = copy::read_chains(&*active.ram, &taken.chains)?;
+            active.unsent.extend(bytes.each().map(|packet| checked(packet, active.sums)));
             // Their bytes are ours now.
-            let back = |chain| Done { chain, answers: Vec::new(), written: 0 };
-            let done: Vec<Done> = taken.chains.into_iter().map(back).collect();
-            active.transmit.complete(&*active.ram, &done)?;
+            active.transmit.give_back(&*active.ram, taken.chains)?;
         }
     }
 

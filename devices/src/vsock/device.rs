@@ -51,18 +51,12 @@ impl VsockEngine {
             {
                 return Err(EngineError::Driver(format!("a packet of {} bytes", chain.readable_len())));
             }
-            let buffers = taken.chains.iter().flat_map(|chain| chain.readable.iter().copied());
-            let bytes = copy::read_all(&*active.ram, buffers)?;
-            let mut rest = bytes.as_slice();
-            for chain in &taken.chains {
-                let (packet, behind) = rest.split_at(chain.readable_len() as usize);
-                rest = behind;
+            let bytes = copy::read_chains(&*active.ram, &taken.chains)?;
+            for packet in bytes.each() {
                 let (head, data) = parse(packet)?;
                 self.switch.take(&head, data, watcher);
             }
-            let back = |chain| Done { chain, answers: Vec::new(), written: 0 };
-            let done: Vec<Done> = taken.chains.into_iter().map(back).collect();
-            active.transmit.complete(&*active.ram, &done)?;
+            active.transmit.give_back(&*active.ram, taken.chains)?;
         }
         Ok(())
     }

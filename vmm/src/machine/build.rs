@@ -119,16 +119,7 @@ impl Machine {
         let tables = eraser.map(|eraser| Box::new(eraser) as Box<dyn TableCache>);
         let vm = Arc::new(vm);
         let places = Arc::new(Places::new(spec.vcpus.iter().map(|vcpu| vcpu.node)));
-        let interrupts = Arc::new(Interrupts {
-            vm,
-            me: spec.me,
-            apic_ids: spec.vcpus.iter().map(|vcpu| vcpu.apic_id).collect(),
-            places: Arc::clone(&places),
-            peers: Arc::clone(&peers),
-            relayed: AtomicU64::new(0),
-            received: AtomicU64::new(0),
-            refused: AtomicU64::new(0),
-        });
+        let interrupts = Arc::new(interrupts(&spec, vm, &places, &peers));
         let platform = match spec.me {
             NodeId::HOME => {
                 let sink = Arc::clone(&interrupts) as Arc<dyn MsiSink>;
@@ -187,6 +178,25 @@ impl Machine {
             core.set_mp_state(KVM_MP_STATE_RUNNABLE)?;
         }
         Ok(())
+    }
+}
+
+/// The way of interrupts, before the first.
+fn interrupts(
+    spec: &MachineSpec,
+    vm: Arc<Vm>,
+    places: &Arc<Places>,
+    peers: &Arc<dyn PeerSink>,
+) -> Interrupts {
+    Interrupts {
+        vm,
+        me: spec.me,
+        apic_ids: spec.vcpus.iter().map(|vcpu| vcpu.apic_id).collect(),
+        places: Arc::clone(places),
+        peers: Arc::clone(peers),
+        relayed: AtomicU64::new(0),
+        received: AtomicU64::new(0),
+        refused: AtomicU64::new(0),
     }
 }
 

@@ -5,7 +5,7 @@ use tessera_dsm::protocol::Access;
 use tessera_dsm::PAGE_BYTES;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::chain::Buffer;
+use super::chain::{Buffer, Chain};
 use super::error::QueueError;
 use crate::ram::{GuestRam, Loan};
 
@@ -114,6 +114,40 @@ pub fn read_all(
         }
     }
     Ok(bytes)
+}
+
+/// What the driver has put into several chains.
+pub struct ChainBytes {
+    bytes: Vec<u8>,
+    /// How many of them each chain has.
+    lengths: Vec<usize>,
+}
+
+impl ChainBytes {
+    /// Each chain's bytes, in the order of the chains.
+    pub fn each(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = self.bytes.as_slice();
+        self.lengths.iter().map(move |&length| {
+            let (own, behind) = rest.split_at(length);
+            rest = behind;
+            own
+        })
+    }
+
+    /// All chains' bytes, one after the other.
+    pub fn all(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// The readable bytes of all these chains, in as few loans as the pager allows. The caller has bounded how many there are.
+///
+/// # Errors
+/// When guest memory is not lent.
+pub fn read_chains(ram: &dyn GuestRam, chains: &[Chain]) -> Result<ChainBytes, QueueError> {
+    let bytes = read_all(ram, chains.iter().flat_map(|chain| chain.readable.iter().copied()))?;
+    let lengths = chains.iter().map(|chain| chain.readable_len() as usize).collect();
+    Ok(ChainBytes { bytes, lengths })
 }
 
 /// Writes all bytes to their places, then, under the last loan, does `finish` with memory of its own besides.

@@ -151,6 +151,16 @@ impl DeviceQueue {
         Ok(Stopped::AtLimit)
     }
 
+    /// Gives chains back into which nothing was written.
+    ///
+    /// # Errors
+    /// As [`DeviceQueue::complete`].
+    pub fn give_back(&mut self, ram: &dyn GuestRam, chains: Vec<Chain>) -> Result<(), QueueError> {
+        let back = |chain| Done { chain, answers: Vec::new(), written: 0 };
+        let done: Vec<Done> = chains.into_iter().map(back).collect();
+        self.complete(ram, &done)
+    }
+
     /// Writes the answers, gives the chains back to the driver, and interrupts it if it wants to be told.
     ///
     /// # Errors
