@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::session::{is_idle, Epoch, Greeting, Refused, Session, SessionError, Side, Stale, Stamp, IDLE};
-use super::Link;
+use super::{Link, RoomSign};
 use crate::ids::PAGE_BYTES;
 use crate::protocol::{Message, Micros};
 use crate::wire::{self, Body, WireError, ACK_OFFSET, FRAME_BYTES, SEQ_OFFSET};
@@ -106,6 +106,16 @@ pub enum Flushed {
     Blocked,
 }
 
+/// Whether all that had come in was taken from the link.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Filled {
+    /// The descriptor tells of more.
+    All,
+    /// There was no room for more. The descriptor need not tell of it.
+    More,
+}
+
 /// A [`Session`] with its link and its buffers. Nothing here blocks, and nothing is allocated once the buffers have
 /// grown to what the traffic needs.
 pub struct Connection {
@@ -132,6 +142,11 @@ impl Connection {
     /// The descriptor to watch, if there is a link; see [`Link::descriptor`].
     pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         self.link.as_ref().map(|link| link.descriptor())
+    }
+
+    /// How the descriptor tells of room, if there is a link; see [`Link::room_sign`].
+    pub fn room_sign(&self) -> Option<RoomSign> {
+        self.link.as_ref().map(|link| link.room_sign())
     }
 
     /// How the session stands.
@@ -186,22 +201,23 @@ impl Connection {
     ///
     /// # Errors
     /// [`LinkError::Closed`] or [`LinkError::Broken`]: the end of the link.
-    pub fn fill(&mut self) -> Result<(), LinkError> {
-        let Some(link) = &mut self.link else { return Ok(()) };
+    pub fn fill(&mut self) -> Result<Filled, LinkError> {
+        let Some(link) = &mut self.link else { return Ok(Filled::All) };
         // At most one unfinished frame is left over from the last time.
         self.inbox.copy_within(self.filled.clone(), 0);
         self.filled = 0..self.filled.len();
-        if self.filled.end == self.inbox.len() {
-            return Ok(());
+        let room = self.inbox.len() - self.filled.end;
+        if room == 0 {
+            return Ok(Filled::More);
         }
         match link.receive(&mut self.inbox[self.filled.end..]) {
             Ok(0) => Err(LinkError::Closed),
             Ok(bytes) => {
                 self.filled.end += bytes;
                 self.counts.bytes_in += bytes as u64;
-                Ok(())
+                Ok(if bytes == room { Filled::More } else { Filled::All })
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Filled::All),
             Err(error) => Err(LinkError::Broken(error)),
         }
     }

@@ -10,13 +10,25 @@
 
 mod connection;
 pub mod session;
+mod shared;
 mod socket;
 
 use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
 
-pub use connection::{Connection, Flushed, LinkCounts, LinkError, Received};
+pub use connection::{Connection, Filled, Flushed, LinkCounts, LinkError, Received};
+pub use shared::SharedLink;
 pub use socket::{TcpLink, UnixLink};
+
+/// How the descriptor of a link tells that there is room again after [`Link::send`] found none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RoomSign {
+    /// It becomes writable.
+    Writable,
+    /// It becomes readable, as for bytes that have come: whoever waits for room takes what has come first, and then tries
+    /// to send. It always says that it is writable.
+    Readable,
+}
 
 /// A reliable, ordered stream of bytes to one peer that never blocks.
 ///
@@ -24,9 +36,14 @@ pub use socket::{TcpLink, UnixLink};
 /// fails with [`io::ErrorKind::WouldBlock`]. What the peer has not taken out is bounded: then `send` takes no more.
 pub trait Link: Send {
     /// The descriptor whose readiness `epoll` tells: readable when [`Link::receive`] may give something, or the end;
-    /// writable when [`Link::send`] may take something. A link that buffers for itself must give out all that it has
-    /// before it returns fewer bytes than there was room for.
+    /// for room see [`Link::room_sign`]. It may tell in vain now and then. It need not tell of bytes that were left behind by
+    /// a `receive` that had no room for more: who takes goes on until there is less than it has room for.
     fn descriptor(&self) -> BorrowedFd<'_>;
+
+    /// How the descriptor tells that [`Link::send`] may take something, after it took nothing.
+    fn room_sign(&self) -> RoomSign {
+        RoomSign::Writable
+    }
 
     /// Takes bytes that have come in. `Ok(0)` means that the peer has closed the link and all that it sent before
     /// has been taken.

@@ -64,6 +64,10 @@ pub(super) struct Driver {
     /// None: nothing is asked for ahead.
     ahead: Option<Ahead>,
     asked_ahead: u64,
+    /// For how long after an event the thread looks for the next one without sleeping; 0: not at all.
+    busy_us: Micros,
+    /// Until when it does.
+    busy_until: Micros,
     /// Counts events, so that a fault served by its own event is known.
     step: u64,
 }
@@ -109,6 +113,8 @@ impl Driver {
             arrivals: Arrivals::default(),
             ahead,
             asked_ahead: 0,
+            busy_us: 0,
+            busy_until: 0,
             step: 0,
         })
     }
@@ -134,11 +140,13 @@ impl Driver {
         let mut ready = Vec::with_capacity(READY_MAX);
         loop {
             ready.clear();
-            let deadline = self.node.next_deadline().into_iter().chain(self.links.next_deadline()).min();
-            let timeout = deadline.map(|at| timespec(at.saturating_sub(self.now())));
+            let timeout = self.patience();
             match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut ready), timeout.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => return Err(here(format!("waiting for events failed: {errno}"))),
+            }
+            if self.busy_us > 0 && !ready.is_empty() {
+                self.busy_until = self.now() + self.busy_us;
             }
             if self.node.next_deadline().is_some_and(|at| at <= self.now()) {
                 self.handle(Event::Tick)?;
@@ -152,9 +160,21 @@ impl Driver {
                     peer => self.serve_peer(NodeId(peer as u8), event.flags)?,
                 }
             }
+            for peer in self.links.take_unread().iter() {
+                self.serve_peer(peer, EventFlags::IN)?;
+            }
             // Last: what has come may be the new link.
             self.links.check_deadline(self.now())?;
         }
+    }
+
+    /// For how long to wait for events; `None`: until one comes.
+    fn patience(&self) -> Option<Timespec> {
+        if self.links.has_unread() || (self.busy_us > 0 && self.now() < self.busy_until) {
+            return Some(timespec(0));
+        }
+        let deadline = self.node.next_deadline().into_iter().chain(self.links.next_deadline()).min();
+        deadline.map(|at| timespec(at.saturating_sub(self.now())))
     }
 
     /// After a failure: borrowers are refused, everything else waits for the end.
@@ -165,7 +185,7 @@ impl Driver {
                 Command::Stats(reply) => self.tell_stats(&reply),
                 Command::RealTime(reply) => tell_real_time(&reply),
                 Command::PagesOnlyAt(peer, reply) => self.tell_pages_only_at(peer, &reply),
-                Command::Borrow(_) | Command::Return(_) | Command::Relink(_) => {}
+                Command::Borrow(_) | Command::Return(_) | Command::Relink(_) | Command::BusyPoll(_) => {}
             }
         }
     }
@@ -266,6 +286,7 @@ impl Driver {
                 Ok(Command::RealTime(reply)) => tell_real_time(&reply),
                 Ok(Command::PagesOnlyAt(peer, reply)) => self.tell_pages_only_at(peer, &reply),
                 Ok(Command::Relink(link)) => self.links.relink(link, self.now())?,
+                Ok(Command::BusyPoll(span_us)) => self.busy_us = span_us,
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return Ok(Flow::Stop),
                 Err(TryRecvError::Empty) => return Ok(Flow::Continue),
             }

@@ -16,7 +16,7 @@ use tracing::{debug, info, warn};
 use super::PagerFailure;
 use crate::ids::{NodeId, NodeSet, PAGE_BYTES};
 use crate::link::session::{Epoch, Greeting, Refused, Side};
-use crate::link::{Connection, Flushed, Link, LinkCounts, LinkError, Received};
+use crate::link::{Connection, Filled, Flushed, Link, LinkCounts, LinkError, Received, RoomSign};
 use crate::protocol::{Message, Micros};
 
 /// A deadline that is noticed so much too late was slept through: the whole process, or the host, was not running.
@@ -75,6 +75,8 @@ pub(super) struct Links {
     closed: LinkCounts,
     /// Peers for which frames were queued in this step.
     queued_for: NodeSet,
+    /// Peers whose links may have more than was taken, of which `epoll` need not tell.
+    unread: NodeSet,
     /// `None`: a link that breaks is a lost peer.
     resume: Option<Resume>,
     /// No peer is lost before: this thread has not been running for a while, and looks around first.
@@ -104,6 +106,7 @@ impl Links {
             peers,
             closed: LinkCounts::default(),
             queued_for: NodeSet::EMPTY,
+            unread: NodeSet::EMPTY,
             resume,
             not_before: 0,
         })
@@ -118,8 +121,32 @@ impl Links {
     /// # Errors
     /// If the peer is lost.
     pub fn fill(&mut self, from: NodeId, now: Micros) -> Result<(), PagerFailure> {
-        let filled = self.peer(from).map_or(Ok(()), |peer| peer.connection.fill());
-        self.settle(from, filled, now)
+        let Some(peer) = self.peer(from) else { return Ok(()) };
+        match peer.connection.fill() {
+            Ok(filled) => {
+                // What has woken us may have been news of room.
+                let room = peer.blocked && peer.connection.room_sign() == Some(RoomSign::Readable);
+                if filled == Filled::More {
+                    self.unread.insert(from);
+                }
+                if room {
+                    self.flush_peer(from, now)
+                } else {
+                    Ok(())
+                }
+            }
+            Err(error) => self.settle(from, &error, now),
+        }
+    }
+
+    /// Whether there are peers of which `epoll` need not tell that more has come.
+    pub fn has_unread(&self) -> bool {
+        self.unread != NodeSet::EMPTY
+    }
+
+    /// Those peers; they are to be served now.
+    pub fn take_unread(&mut self) -> NodeSet {
+        mem::take(&mut self.unread)
     }
 
     /// The next frame of those that have come from a peer.
@@ -198,18 +225,12 @@ impl Links {
                 }
                 Ok(())
             }
-            Err(error) => self.settle(to, Err(error), now),
+            Err(error) => self.settle(to, &error, now),
         }
     }
 
     /// What an error of a connection means: the end of its link, or of the peer.
-    fn settle(
-        &mut self,
-        peer: NodeId,
-        result: Result<(), LinkError>,
-        now: Micros,
-    ) -> Result<(), PagerFailure> {
-        let Err(error) = result else { return Ok(()) };
+    fn settle(&mut self, peer: NodeId, error: &LinkError, now: Micros) -> Result<(), PagerFailure> {
         let epoll = self.epoll.clone();
         match (&self.resume, self.peers.get_mut(peer.index())) {
             (Some(resume), Some(Some(state))) if error.is_end_of_link() => {
@@ -223,7 +244,7 @@ impl Links {
                 (resume.on_break)(LinkBroke { peer, how: error.to_string(), redial });
                 Ok(())
             }
-            _ => Err(lost(peer, &error)),
+            _ => Err(lost(peer, error)),
         }
     }
 
@@ -315,7 +336,8 @@ fn watch(epoll: &OwnedFd, connection: &Connection, peer: NodeId) -> Result<(), E
 /// Has `epoll` tell of room too, if the peer's link is blocked.
 fn listen(epoll: &OwnedFd, peer: &Peer, node: NodeId) -> Result<(), Errno> {
     let Some(descriptor) = peer.connection.descriptor() else { return Ok(()) };
-    let room = if peer.blocked { EventFlags::OUT } else { EventFlags::empty() };
+    let told = peer.connection.room_sign() == Some(RoomSign::Writable);
+    let room = if peer.blocked && told { EventFlags::OUT } else { EventFlags::empty() };
     epoll::modify(epoll, descriptor, EventData::new_u64(u64::from(node.0)), EventFlags::IN | room)
 }
 

@@ -38,6 +38,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc::{sync_channel, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rustix::event::EventfdFlags;
 use thiserror::Error;
@@ -49,7 +50,7 @@ use self::links::NewLink;
 use crate::ids::{Gfn, NodeId, NODES_MAX};
 use crate::link::{Link, TcpLink};
 use crate::memory::{MemoryError, NodeMemory};
-use crate::protocol::{Access, HabitPolicy, LeasePolicy};
+use crate::protocol::{Access, HabitPolicy, LeasePolicy, Micros};
 
 pub use arrivals::{Arrivals, Arrived};
 pub use borrow::{BorrowError, Borrowed, BorrowedPages, PageSet, Wanted, BORROW_PAGES_MAX};
@@ -196,6 +197,7 @@ enum Command {
     RealTime(SyncSender<io::Result<()>>),
     PagesOnlyAt(NodeId, SyncSender<u64>),
     Relink(NewLink),
+    BusyPoll(Micros),
     Stop,
 }
 
@@ -343,6 +345,13 @@ impl Pager {
         let (reply, answer) = sync_channel(1);
         self.send(Command::RealTime(reply)).map_err(io::Error::other)?;
         answer.recv().map_err(io::Error::other)?
+    }
+
+    /// Has the pager thread look for the next event without sleeping for `span` after each one; zero, as at the start: not
+    /// at all. It then need not be woken, which costs a page some microseconds; and it takes a whole processor for as long as pages
+    /// come more often than that. Only for hosts that have one to spare. Does nothing when the pager has stopped.
+    pub fn set_busy_poll(&self, span: Duration) {
+        let _stopped = self.send(Command::BusyPoll(span.as_micros() as Micros));
     }
 
     /// Brings `len` bytes at guest-physical address `gpa` here and keeps them until the guard is dropped. Waits until

@@ -29,7 +29,7 @@ fn wait_until(word: &AtomicU64, value: u64) {
 
 #[test]
 fn a_message_is_seen_after_its_flag() {
-    for wires in [Wires::Tcp, Wires::Unix] {
+    for wires in [Wires::Tcp, Wires::Unix, Wires::Shared] {
         let mut cluster = Cluster::new(2, 2, wires);
         let (data, flag, answer) = (3, EXTENT_PAGES + 5, 2 * EXTENT_PAGES + 7);
         let rounds = 500;
@@ -186,7 +186,7 @@ fn two_sets_of_pages_that_overlap_do_not_starve_each_other() {
 fn random_traffic_shows_each_word_going_forward_only() {
     // Each thread owns one word of every page, and counts it up. Nobody may ever see a word go back, and the owner
     // sees exactly what it wrote.
-    for (nodes, wires) in [(2u8, Wires::Tcp), (3, Wires::Unix)] {
+    for (nodes, wires) in [(2u8, Wires::Tcp), (3, Wires::Unix), (3, Wires::Shared)] {
         let mut cluster = Cluster::new(nodes, 1, wires);
         let (threads, steps, hot) = (2 * u64::from(nodes), 4000, 24);
         for me in 0..threads {

@@ -242,6 +242,26 @@ fn a_pager_of_real_time_priority_serves_as_well() {
 }
 
 #[test]
+fn pagers_that_do_not_sleep_serve_as_well() {
+    for wires in [Wires::Tcp, Wires::Shared] {
+        let mut cluster = Cluster::new(2, 1, wires);
+        for node in &cluster.nodes {
+            node.pager.set_busy_poll(Duration::from_micros(300));
+        }
+        for node in 0..2 {
+            cluster.spawn(node, |guest| {
+                for i in 0..2000 {
+                    guest.word(7 + i % 3, 0).fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+        cluster.join();
+        let sum: u64 = (7..10).map(|gfn| cluster.guest(0).load(gfn)).sum();
+        assert_eq!(sum, 4000);
+    }
+}
+
+#[test]
 fn configurations_that_cannot_be_are_refused() {
     let refused = |config: PagerConfig, links: Vec<u8>| {
         let memory = NodeMemory::new(layout(2, 1)).expect("memory");

@@ -5,9 +5,9 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{channel, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Barrier};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tessera_dsm::link::{Link, TcpLink, UnixLink};
+use tessera_dsm::link::{Link, SharedLink, TcpLink, UnixLink};
 use tessera_dsm::memory::NodeMemory;
 use tessera_dsm::pager::{
     AskAhead, Pager, PagerConfig, PagerError, PagerFailure, PagerHooks, PagerStats, Resume, Tracking,
@@ -25,6 +25,7 @@ pub const HANG: Duration = Duration::from_secs(60);
 pub enum Wires {
     Tcp,
     Unix,
+    Shared,
 }
 
 /// Each node has `extents` extents, node 0 first.
@@ -51,6 +52,11 @@ fn link_pair(wires: Wires) -> (BoxedLink, BoxedLink) {
         Wires::Unix => {
             let (near, far) = UnixStream::pair().expect("pair");
             (Box::new(UnixLink::new(near).expect("link")), Box::new(UnixLink::new(far).expect("link")))
+        }
+        Wires::Shared => {
+            let (near, far) = UnixStream::pair().expect("pair");
+            let near = SharedLink::offer(near).expect("link");
+            (Box::new(near), Box::new(SharedLink::join(far, Instant::now() + HANG).expect("link")))
         }
     }
 }

@@ -9,7 +9,8 @@ use super::key_values::{self, KeyValues};
 use super::Failure;
 use crate::control::address::HostAddress;
 use crate::control::guest::{
-    GuestName, LinkSpec, LEASE_US_MAX, LOST_AFTER_MS_DEFAULT, LOST_AFTER_MS_MAX, LOST_AFTER_MS_MIN,
+    GuestName, LinkSpec, Transport, BUSY_POLL_US_MAX, LEASE_US_MAX, LOST_AFTER_MS_DEFAULT, LOST_AFTER_MS_MAX,
+    LOST_AFTER_MS_MIN,
 };
 use crate::daemon::GUESTS_MAX_DEFAULT;
 use crate::launch::request::{
@@ -151,6 +152,14 @@ pub struct RunArgs {
     #[arg(long, value_name = "MS", default_value_t = LOST_AFTER_MS_DEFAULT)]
     #[arg(value_parser = clap::value_parser!(u32).range(i64::from(LOST_AFTER_MS_MIN)..=i64::from(LOST_AFTER_MS_MAX)))]
     pub lost_after_ms: u32,
+    /// What pages go over between hosts: `auto` is shared memory between nodes on one machine, and TCP between others
+    #[arg(long, value_enum, default_value_t = LinksChoice::Auto, value_name = "WHAT")]
+    pub links: LinksChoice,
+    /// For how many microseconds after each event the nodes look for the next one without sleeping. Takes a processor of
+    /// each host while pages come; left out on hosts that have no more than the guest's vCPUs may fill
+    #[arg(long, value_name = "US", default_value_t = 0)]
+    #[arg(value_parser = clap::value_parser!(u32).range(..=i64::from(BUSY_POLL_US_MAX)))]
+    pub busy_poll_us: u32,
     /// Where to write a report in JSON when the guest has ended
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
@@ -170,6 +179,27 @@ pub struct RunArgs {
     /// otherwise busy with nothing but its timer interrupts
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub slow_clock: u32,
+}
+
+/// Choices of `--links`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum LinksChoice {
+    /// Shared memory where two nodes are on one machine and it works, else TCP
+    Auto,
+    /// TCP, also between nodes on one machine
+    Tcp,
+    /// Shared memory: all hosts must be one machine
+    Shared,
+}
+
+impl From<LinksChoice> for Transport {
+    fn from(choice: LinksChoice) -> Self {
+        match choice {
+            LinksChoice::Auto => Transport::Auto,
+            LinksChoice::Tcp => Transport::Tcp,
+            LinksChoice::Shared => Transport::Shared,
+        }
+    }
 }
 
 /// Choices of `--on-reboot`.
@@ -213,7 +243,11 @@ impl RunArgs {
             memory,
             devices: device_options::devices(self)?,
             lease_us: self.lease_us,
-            links: LinkSpec { lost_after_ms: self.lost_after_ms },
+            links: LinkSpec {
+                transport: self.links.into(),
+                lost_after_ms: self.lost_after_ms,
+                busy_poll_us: self.busy_poll_us,
+            },
             report: self.report.clone(),
             on_reboot: match self.on_reboot {
                 RebootChoice::Restart => OnReboot::Restart,
@@ -344,7 +378,7 @@ mod tests {
     fn a_full_command_line_is_understood() {
         let request = request(
             "tessera run --name g --hosts a,b:1 --kernel k --initramfs i --cmdline -x \
-             --cpus boot=4,per-host=[1,3] --memory size=2G,per-host=[512M,1536M] --lease-us 100 --lost-after-ms 9000 --report r --on-reboot exit --events json \
+             --cpus boot=4,per-host=[1,3] --memory size=2G,per-host=[512M,1536M] --lease-us 100 --lost-after-ms 9000 --links tcp --busy-poll-us 50 --report r --on-reboot exit --events json \
              --allow-table-page-writes --tsc-tolerance-ppm 5 --slow-clock 3",
         )
         .expect("valid");
@@ -353,7 +387,10 @@ mod tests {
         assert_eq!(request.memory.size_bytes, Some(2 << 30));
         assert_eq!(request.memory.per_host_bytes, [512 << 20, 1536 << 20]);
         assert_eq!((request.cmdline.as_str(), request.lease_us), ("-x", Some(100)));
-        assert_eq!(request.links, LinkSpec { lost_after_ms: 9000 });
+        assert_eq!(
+            request.links,
+            LinkSpec { transport: Transport::Tcp, lost_after_ms: 9000, busy_poll_us: 50 }
+        );
         assert_eq!((request.on_reboot, request.events), (OnReboot::Exit, EventFormat::Json));
         assert_eq!((request.table_writes, request.tsc_tolerance_ppm), (TableWritePolicy::Allow, 5));
         assert_eq!(request.slow_clock, 3);

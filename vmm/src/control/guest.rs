@@ -28,6 +28,8 @@ pub const LOST_AFTER_MS_DEFAULT: u32 = 4000;
 pub const LOST_AFTER_MS_MIN: u32 = 2000;
 /// The most of that.
 pub const LOST_AFTER_MS_MAX: u32 = 600_000;
+/// Longest time for which a pager looks for the next event without sleeping.
+pub const BUSY_POLL_US_MAX: u32 = 10_000;
 /// Longest lease on a granted page.
 pub const LEASE_US_MAX: u32 = 1_000_000;
 
@@ -143,11 +145,27 @@ pub struct GuestSpec {
     pub devices: Vec<DeviceSpec>,
 }
 
+/// What pages go over between two nodes.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub enum Transport {
+    /// Shared memory between nodes on one machine, if that works; else TCP.
+    #[default]
+    Auto,
+    /// TCP.
+    Tcp,
+    /// Shared memory. All nodes are on one machine.
+    Shared,
+}
+
 /// How the nodes of a guest are connected.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct LinkSpec {
+    /// What pages go over.
+    pub transport: Transport,
     /// After how many milliseconds a node that is silent, or cannot be connected to again, is lost.
     pub lost_after_ms: u32,
+    /// For how many microseconds after each event a pager looks for the next one without sleeping; 0: not at all.
+    pub busy_poll_us: u32,
 }
 
 impl LinkSpec {
@@ -159,7 +177,7 @@ impl LinkSpec {
 
 impl Default for LinkSpec {
     fn default() -> Self {
-        LinkSpec { lost_after_ms: LOST_AFTER_MS_DEFAULT }
+        LinkSpec { transport: Transport::Auto, lost_after_ms: LOST_AFTER_MS_DEFAULT, busy_poll_us: 0 }
     }
 }
 
@@ -193,6 +211,9 @@ pub enum SpecError {
     /// The time after which a node is lost is out of range.
     #[error("a node is lost after {LOST_AFTER_MS_MIN} to {LOST_AFTER_MS_MAX} ms, not {0}")]
     LostAfter(u32),
+    /// Polling for too long.
+    #[error("polling for {0} us is longer than {BUSY_POLL_US_MAX} us")]
+    BusyPoll(u32),
     /// A device cannot be.
     #[error(transparent)]
     Device(#[from] DeviceSpecError),
@@ -215,6 +236,18 @@ impl GuestSpec {
     /// The address of `node`'s daemon as text; `node` itself if it is not one of the guest's.
     pub fn host_name(&self, node: NodeId) -> String {
         self.hosts.get(node.index()).map_or_else(|| node.to_string(), |host| host.address.to_string())
+    }
+
+    /// Whether `node` runs on the same machine as this one, as far as is known.
+    pub fn is_on_own_machine(&self, node: NodeId) -> bool {
+        let boot_id = |node: NodeId| self.hosts.get(node.index()).map_or("", |host| host.boot_id.as_str());
+        // An empty boot id could not be read: then they are no evidence.
+        boot_id(node) == boot_id(self.me) && !boot_id(self.me).is_empty()
+    }
+
+    /// Whether this node and `node` are to try to share memory.
+    pub fn may_share_memory(&self, node: NodeId) -> bool {
+        self.links.transport != Transport::Tcp && self.is_on_own_machine(node)
     }
 
     /// Checks what decoding could not.
@@ -251,6 +284,9 @@ impl GuestSpec {
         }
         if !(LOST_AFTER_MS_MIN..=LOST_AFTER_MS_MAX).contains(&self.links.lost_after_ms) {
             return Err(SpecError::LostAfter(self.links.lost_after_ms));
+        }
+        if self.links.busy_poll_us > BUSY_POLL_US_MAX {
+            return Err(SpecError::BusyPoll(self.links.busy_poll_us));
         }
         devices::check(&self.devices)?;
         let long = |text: &str| text.len() > 256;

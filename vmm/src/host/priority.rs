@@ -20,6 +20,11 @@ pub fn crowded(vcpus: usize) -> bool {
     std::thread::available_parallelism().map_or(true, |cpus| vcpus > cpus.get())
 }
 
+/// Whether this host has a CPU that such a guest never fills: one may then be kept busy with waiting.
+pub fn has_spare(vcpus: usize) -> bool {
+    std::thread::available_parallelism().is_ok_and(|cpus| vcpus < cpus.get())
+}
+
 /// Puts the calling thread into a class.
 ///
 /// # Errors

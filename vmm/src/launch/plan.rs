@@ -9,7 +9,7 @@ use super::request::{CpuRequest, MemoryRequest, RunRequest, DEFAULT_MEMORY_BYTES
 use super::survey::Surveyed;
 use crate::boot::{self, cmdline};
 use crate::control::devices::{self, DeviceSpec};
-use crate::control::guest::{GuestHost, GuestId, GuestName, GuestSpec, VcpuPlace, VCPUS_MAX};
+use crate::control::guest::{GuestHost, GuestId, GuestName, GuestSpec, Transport, VcpuPlace, VCPUS_MAX};
 use crate::cpuid;
 
 /// The guest, but for its id and the node that the description is for.
@@ -79,7 +79,21 @@ pub fn make(
         false => payload_cmdline(&request.cmdline, &template),
     };
     template.check()?;
+    check_transport(&template)?;
     Ok(Plan { template })
+}
+
+/// Memory is shared only on one machine.
+fn check_transport(spec: &GuestSpec) -> Result<(), LaunchError> {
+    let far = spec.peers().find(|&node| !spec.is_on_own_machine(node));
+    match (spec.links.transport, far) {
+        (Transport::Shared, Some(far)) => Err(LaunchError::Hosts(format!(
+            "{} and {} are not one machine, so that they cannot share memory: leave out --links shared",
+            spec.host_name(spec.me),
+            spec.host_name(far)
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// The frequency that the guest is told: more than it is, so that for the guest time passes more slowly.
@@ -408,6 +422,17 @@ mod tests {
         one.memory.size_bytes = Some(2 << 30);
         let line = plan(&one, &surveyed(1), KernelKind::BzImage).expect_err("too much").to_string();
         assert_eq!(line, "host h0:7070 has 1024 MiB of memory free, the guest needs 2048 MiB");
+    }
+
+    #[test]
+    fn memory_is_shared_only_on_one_machine() {
+        let mut shared = request(2);
+        shared.links.transport = Transport::Shared;
+        let mut hosts = surveyed(2);
+        let line = plan(&shared, &hosts, KernelKind::BzImage).expect_err("two machines").to_string();
+        assert!(line.contains("h0:7070 and h1:7070 are not one machine"), "{line}");
+        hosts[1].offer.boot_id = hosts[0].offer.boot_id.clone();
+        plan(&shared, &hosts, KernelKind::BzImage).expect("one machine");
     }
 
     #[test]

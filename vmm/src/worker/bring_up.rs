@@ -5,7 +5,7 @@ use std::sync::mpsc::Receiver;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tessera_dsm::link::{Link, TcpLink};
+use tessera_dsm::link::Link;
 use tessera_dsm::NodeId;
 
 use super::clock;
@@ -14,6 +14,7 @@ use super::machine::{GuestBuilder, Surroundings, UnarmedGuest};
 use super::mesh::{Arrival, Meeting};
 use super::node::Node;
 use super::peers::{PeerLink, Peers};
+use super::transport;
 use super::Worker;
 use crate::control::frame::FrameReader;
 use crate::control::guest::GuestSpec;
@@ -107,12 +108,14 @@ impl<'a> BringUp<'a> {
         self.stage = Stage::Connected;
         let Order::Connect = self.next_order()? else { return Err(unexpected("Connect")) };
         let arrivals = self.arrivals.take().ok_or("the node is connected already")?;
+        let limit = self.stage.limit() * OWN_SHARE.0 / OWN_SHARE.1;
+        let by = Instant::now() + limit;
         let meeting = Meeting {
             spec,
             arrivals: &arrivals,
             launcher: self.worker.launcher.socket(),
             life: &self.worker.life,
-            limit: self.stage.limit() * OWN_SHARE.0 / OWN_SHARE.1,
+            limit,
         };
         let mesh = meeting.meet().map_err(|error| error.to_string())?;
         let link = |(node, stream)| Arc::new(PeerLink::new(spec.me, node, spec.host_name(node), stream));
@@ -120,9 +123,10 @@ impl<'a> BringUp<'a> {
         let node = Arc::new(Node::new(spec.clone(), self.worker.life.clone(), peers, mesh.clock));
         node.start_peer_threads(arrivals).map_err(|error| format!("cannot start a thread: {error}"))?;
         let mut data: DataLinks = Vec::new();
+        // In the order of nodes on all of them: none waits for one that waits for another.
         for (peer, stream) in mesh.data {
-            let link = TcpLink::new(stream).map_err(|error| format!("connection to {peer}: {error}"))?;
-            data.push((peer, Box::new(link)));
+            let link = transport::data_link(spec, peer, stream, by);
+            data.push((peer, link.map_err(|error| format!("node {}: {error}", spec.host_name(peer)))?));
         }
         self.reached(&Report::Reached(self.stage))?;
         Ok((node, data))

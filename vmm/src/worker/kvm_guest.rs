@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tessera_devices::ram::NodeRam;
 use tessera_devices::GuestEnd;
@@ -119,6 +120,13 @@ impl UnarmedGuest for Unarmed {
             if let Err(error) = pager.set_real_time() {
                 tracing::info!("the pager has no real-time priority: {error}; remote pages take longer");
             }
+        }
+        match spec.links.busy_poll_us {
+            0 => {}
+            us if priority::has_spare(spec.vcpus.len()) => {
+                pager.set_busy_poll(Duration::from_micros(us.into()));
+            }
+            _ => tracing::info!("no busy polling: the guest's vCPUs may fill all processors of this host"),
         }
         Ok(Arc::new(KvmGuest { spec, memory: self.memory, machine, pager }))
     }

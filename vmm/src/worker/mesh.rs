@@ -168,12 +168,10 @@ impl Meeting<'_> {
 
     fn compare_clocks(&self, control: &[(NodeId, TcpStream)], by: Instant) -> Result<Clock, MeshError> {
         let spec = self.spec;
-        let boot_id = |node: NodeId| &spec.hosts[node.index()].boot_id;
         let fail = |node, source| MeshError::Clock { host: spec.host_name(node), source };
         let mut found = (TscOffset::SAME_MACHINE, 0);
         for (node, stream) in control {
-            // An empty boot id could not be read: then they are no evidence.
-            if boot_id(*node) == boot_id(spec.me) && !boot_id(spec.me).is_empty() {
+            if spec.is_on_own_machine(*node) {
                 continue;
             }
             if spec.me == NodeId::HOME {

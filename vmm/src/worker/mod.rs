@@ -18,6 +18,7 @@ pub mod peers;
 mod rejoin;
 #[cfg(test)]
 mod tests;
+mod transport;
 
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tessera_dsm::link::session::{Epoch, Greeting, SessionError};
-use tessera_dsm::link::TcpLink;
+use tessera_dsm::link::Link;
 use tessera_dsm::pager::{LinkBroke, Rejoin};
 use tessera_dsm::NodeId;
 use tracing::{debug, info, warn};
@@ -19,6 +19,7 @@ use tracing::{debug, info, warn};
 use super::mesh::Arrival;
 use super::node::Node;
 use super::peers::PeerLink;
+use super::transport;
 use crate::control::frame::FrameError;
 use crate::control::guest::GuestSpec;
 use crate::control::hello::{Channel, HelloError, Role};
@@ -141,14 +142,24 @@ fn await_control(spec: &GuestSpec, link: &PeerLink, by: Instant) -> Result<(), N
 /// Sees to a new data link in place of one that broke, on a thread of its own, if it is this node that dials. What comes of
 /// it is the pager's to see; a node that is lost shows on the control connection first.
 pub(super) fn rejoin_data(node: &Arc<Node>, broke: &LinkBroke) {
-    let LinkBroke { peer, how: _, redial: Some(greeting) } = *broke else { return };
+    let LinkBroke { peer, how: _, redial: Some(mut greeting) } = *broke else { return };
     let (node, spec) = (node.clone(), node.spec.clone());
     let work = move || {
         let by = Instant::now() + spec.links.lost_after();
-        let is_over = || node.life.cause().is_some();
-        match dial(&spec, peer, Channel::Data, greeting, by, is_over) {
-            Ok((stream, epoch)) => relink(&node, peer, stream, Rejoin::Dialled(epoch)),
-            Err(why) => debug!("no new data connection to {peer}: {why:?}"),
+        loop {
+            let is_over = || node.life.cause().is_some();
+            let (stream, epoch) = match dial(&spec, peer, Channel::Data, greeting, by, is_over) {
+                Ok(dialled) => dialled,
+                Err(why) => return debug!("no new data connection to {peer}: {why:?}"),
+            };
+            match transport::data_link(&spec, peer, stream, Instant::now() + ATTEMPT_LIMIT) {
+                Ok(link) => return relink(&node, peer, link, Rejoin::Dialled(epoch)),
+                Err(error) if Instant::now() >= by => {
+                    return debug!("no new data connection to {peer}: {error}")
+                }
+                Err(error) => debug!("data connection to {peer}, {epoch}: {error}"),
+            }
+            greeting.epoch = epoch.next();
         }
     };
     if let Err(error) = std::thread::Builder::new().name(format!("redial{}", peer.0)).spawn(work) {
@@ -157,14 +168,11 @@ pub(super) fn rejoin_data(node: &Arc<Node>, broke: &LinkBroke) {
 }
 
 /// Gives the pager a new link.
-fn relink(node: &Node, peer: NodeId, stream: TcpStream, rejoin: Rejoin) {
-    let Some(machine) = node.machine() else {
+fn relink(node: &Node, peer: NodeId, link: Box<dyn Link>, rejoin: Rejoin) {
+    match node.machine() {
+        Some(machine) => machine.relink(peer, link, rejoin),
         // The dialler finds it closed, and comes again.
-        return debug!("a data connection of {peer} comes before the pager");
-    };
-    match TcpLink::new(stream) {
-        Ok(link) => machine.relink(peer, Box::new(link), rejoin),
-        Err(error) => warn!("a data connection of {peer} cannot be used: {error}"),
+        None => debug!("a data connection of {peer} comes before the pager"),
     }
 }
 
@@ -187,7 +195,12 @@ pub(super) fn serve_arrivals(node: &Node, arrivals: &Receiver<Arrival>) {
                     debug!("control connection of {from}: {stale}");
                 }
             }
-            Channel::Data => relink(node, from, stream, Rejoin::Accepted(greeting)),
+            Channel::Data => {
+                match transport::data_link(&node.spec, from, stream, Instant::now() + ATTEMPT_LIMIT) {
+                    Ok(link) => relink(node, from, link, Rejoin::Accepted(greeting)),
+                    Err(error) => warn!("a data connection of {from} cannot be used: {error}"),
+                }
+            }
         }
     }
 }

@@ -125,7 +125,7 @@ fn results(output: &Output) -> usize {
 }
 
 /// Runs the payload while all connections between its two nodes are cut again and again and a vCPU moves.
-fn pass_with_cuts(words: &str, tests: usize) {
+fn pass_with_cuts(words: &str, tests: usize, links: &str) {
     let (a, b) = (Daemon::start(), Daemon::start());
     let middles = [Middle::before(&a), Middle::before(&b)];
     let folder = tempfile::tempdir().expect("tempdir");
@@ -142,6 +142,8 @@ fn pass_with_cuts(words: &str, tests: usize) {
         "boot=2",
         "--memory",
         "size=64M",
+        "--links",
+        links,
         "--events",
         "json",
         "--report",
@@ -169,12 +171,17 @@ fn pass_with_cuts(words: &str, tests: usize) {
 
 #[test]
 fn memory_is_right_while_nodes_lose_each_other_again_and_again() {
-    pass_with_cuts("test=xadd,xadd_straddle rounds=100000", 2);
+    pass_with_cuts("test=xadd,xadd_straddle rounds=100000", 2, "tcp");
+}
+
+#[test]
+fn memory_is_right_over_shared_memory_while_control_connections_break() {
+    pass_with_cuts("test=xadd,xadd_straddle rounds=100000", 2, "shared");
 }
 
 #[test]
 fn interrupts_arrive_once_while_nodes_lose_each_other_again_and_again() {
-    pass_with_cuts("test=ipi_count rounds=4000 limit=250", 1);
+    pass_with_cuts("test=ipi_count rounds=4000 limit=250", 1, "tcp");
 }
 
 /// A guest over both daemons whose vCPUs do nothing, when it has started.
@@ -192,7 +199,7 @@ fn a_network_that_is_gone_for_two_seconds_is_waited_for() {
     let middles = [Middle::before(&a), Middle::before(&b)];
     let program = Program::new(&code::halt());
     // (Longer than any machine stands still.)
-    let running = halted(&middles, &program, &["--lost-after-ms", "300000"]);
+    let running = halted(&middles, &program, &["--lost-after-ms", "300000", "--links", "tcp"]);
     middles.iter().for_each(|middle| middle.darken(true));
     std::thread::sleep(Duration::from_secs(2));
     middles.iter().for_each(|middle| middle.darken(false));
@@ -213,7 +220,7 @@ fn a_network_that_is_gone_for_longer_than_the_limit_is_a_lost_node() {
     let (a, b) = (Daemon::start(), Daemon::start());
     let middles = [Middle::before(&a), Middle::before(&b)];
     let program = Program::new(&code::halt());
-    let running = halted(&middles, &program, &[]);
+    let running = halted(&middles, &program, &["--links", "tcp"]);
     let begin = Instant::now();
     middles.iter().for_each(|middle| middle.darken(true));
     let output = running.end();
@@ -226,6 +233,31 @@ fn a_network_that_is_gone_for_longer_than_the_limit_is_a_lost_node() {
     assert!(begin.elapsed() > Duration::from_secs(2), "it was not waited for: {:?}", begin.elapsed());
     assert!(begin.elapsed() < HANG, "it took {:?}", begin.elapsed());
     [a, b].into_iter().for_each(|daemon| drop(daemon.stop()));
+}
+
+/// Whether the daemon's worker has mapped memory of a link.
+fn shares_memory(daemon: &Daemon) -> bool {
+    let maps = std::fs::read_to_string(format!("/proc/{}/maps", daemon.worker())).expect("its mappings");
+    maps.contains("memfd:tessera-link")
+}
+
+#[test]
+fn nodes_on_one_machine_share_memory_unless_told_otherwise() {
+    for (links, shared) in [("auto", true), ("tcp", false)] {
+        let (a, b) = (Daemon::start(), Daemon::start());
+        let program = Program::new(&code::halt());
+        let hosts = format!("{},{}", a.address, b.address);
+        let kernel = program.path();
+        let options = ["--links", links, "--cpus", "boot=2", "--memory", "size=16M", "--events", "json"];
+        let mut arguments = vec!["run", "--hosts", &hosts, "--kernel", &kernel];
+        arguments.extend(options);
+        let running = start(&arguments);
+        running.await_stderr("\"started\"");
+        assert_eq!((shares_memory(&a), shares_memory(&b)), (shared, shared), "--links {links}");
+        assert_eq!(run(&["stop", "--host", &a.address]).status, 0);
+        assert_eq!(running.end().status, 13);
+        [a, b].into_iter().for_each(|daemon| drop(daemon.stop()));
+    }
 }
 
 #[test]

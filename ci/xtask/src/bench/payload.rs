@@ -43,11 +43,19 @@ impl Bench {
         Ok(Self { cluster: Cluster::on_this_machine(nodes, files)? })
     }
 
-    /// Runs the payload to its end; all of its tests must pass.
+    /// Runs the payload to its end, its nodes joined by TCP as if they were on several machines; all of its tests must pass.
     ///
     /// # Errors
     /// When it does not start, does not end in time, or fails.
     pub fn run(&self, run: &Run, follower: &mut dyn Follower) -> Result<Outcome> {
+        self.run_over("tcp", run, follower)
+    }
+
+    /// The same with nodes joined as `tessera run --links` has it.
+    ///
+    /// # Errors
+    /// As [`Bench::run`].
+    pub fn run_over(&self, links: &str, run: &Run, follower: &mut dyn Follower) -> Result<Outcome> {
         let spec = GuestSpec {
             name: run.name.clone(),
             hosts: run.vcpus_per_node.len(),
@@ -59,7 +67,7 @@ impl Bench {
             cmdline: run.cmdline.clone(),
             on_reset: OnReset::Exit,
             lease_us: None,
-            options: Vec::new(),
+            options: vec!["--links".to_owned(), links.to_owned()],
             limit: LIMIT,
         };
         let outcome = guest::run(&self.cluster, &spec, follower)?;

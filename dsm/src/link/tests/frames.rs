@@ -1,19 +1,23 @@
 //! Connections: frames over every kind of link.
 
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
 
 use rustix::event::PollFlags;
 
-use super::{await_fd, offer, tcp, unix, Ends};
+use super::{await_fd, offer, shared, tcp, unix, Ends};
 use crate::ids::{Gfn, PAGE_BYTES};
 use crate::link::session::{SessionError, Side, Stamp};
-use crate::link::{Connection, Flushed, LinkError};
+use crate::link::{Connection, Flushed, Link, LinkError};
 use crate::protocol::{Access, Message, Txn};
 use crate::wire::{self, Body};
 
 /// A pair of each kind, with its name.
-fn pairs() -> [(&'static str, Ends); 2] {
-    [("tcp", tcp()), ("unix", unix())]
+fn pairs() -> [(&'static str, Ends); 3] {
+    [("tcp", tcp()), ("unix", unix()), ("shared", shared())]
 }
 
 fn request(gfn: u64) -> Message {
@@ -40,7 +44,7 @@ fn take(connection: &mut Connection) -> Result<Seen, LinkError> {
             return Ok((frame.message, frame.body, frame.page.map(|page| page.to_vec())));
         }
         await_fd(connection.descriptor().expect("a link"), PollFlags::IN);
-        connection.fill()?;
+        let _ = connection.fill()?;
     }
 }
 
@@ -70,6 +74,60 @@ fn frames_and_pages_come_out_as_they_went_in() {
 }
 
 #[test]
+fn a_frame_without_a_page_is_at_most_64_bytes_on_the_wire() {
+    for (name, (near, _far)) in pairs() {
+        let mut near = Connection::new(near, Side::Dials);
+        near.queue(&request(u64::MAX >> 12)).expect("room");
+        assert_eq!(near.flush().expect("flush"), Flushed::All);
+        let bytes = near.counts().bytes_out;
+        assert!((1..=64).contains(&bytes), "{name}: a request takes {bytes} bytes");
+        // Nor does one whose page is all zeros.
+        near.queue_page(&grant(1), |_| Ok::<(), ()>(())).expect("room").expect("read");
+        assert_eq!(near.flush().expect("flush"), Flushed::All);
+        assert!(near.counts().bytes_out <= bytes + 64, "{name}");
+    }
+}
+
+/// A link that notes where what it is given lies.
+struct Noting(UnixStream, Arc<Mutex<Vec<Range<usize>>>>);
+
+impl Link for Noting {
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    fn receive(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    fn send(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut given = self.1.lock().expect("no panic");
+        given.extend(parts.iter().map(|part| part.as_ptr() as usize..part.as_ptr() as usize + part.len()));
+        Ok(parts.iter().map(|part| part.len()).sum())
+    }
+}
+
+#[test]
+fn a_page_goes_to_the_link_from_where_it_was_read_to() {
+    let given = Arc::new(Mutex::new(Vec::new()));
+    let socket = UnixStream::pair().expect("pair").0;
+    let mut connection = Connection::new(Box::new(Noting(socket, given.clone())), Side::Dials);
+    for number in 0..3 {
+        let mut place = 0;
+        let read = |page: &mut [u8; PAGE_BYTES]| {
+            place = page.as_ptr() as usize;
+            fill_page(page, number + 1)
+        };
+        connection.queue_page(&grant(number), read).expect("room").expect("read");
+        assert_eq!(connection.flush().expect("flush"), Flushed::All);
+        let given = std::mem::take(&mut *given.lock().expect("no panic"));
+        let whole = |part: &Range<usize>| part.start <= place && place + PAGE_BYTES <= part.end;
+        assert!(given.iter().any(whole), "the page lay at {place:#x}, and the link was given {given:x?}");
+        assert_eq!(given.iter().map(Range::len).sum::<usize>(), wire::FRAME_BYTES + PAGE_BYTES);
+    }
+}
+
+#[test]
 fn a_frame_in_pieces_is_put_together() {
     for (name, (mut near, far)) in pairs() {
         let mut far = Connection::new(far, Side::Accepts);
@@ -79,7 +137,7 @@ fn a_frame_in_pieces_is_put_together() {
             assert!(far.next_frame().expect("no error").is_none(), "{name}: the frame is not whole yet");
             assert_eq!(offer(&mut *near, &[IoSlice::new(piece)]), piece.len());
             await_fd(far.descriptor().expect("a link"), PollFlags::IN);
-            far.fill().expect("fill");
+            let _ = far.fill().expect("fill");
         }
         assert_eq!(take(&mut far).expect("frame"), (grant(9), Body::Page, Some(vec![0xa5; PAGE_BYTES])));
     }
@@ -113,7 +171,7 @@ fn what_the_link_does_not_take_waits_in_order() {
         // Confirmed by the way, without a frame of the peer's that says anything else.
         far.confirm().expect("room");
         let _ = far.flush().expect("flush");
-        near.fill().expect("fill");
+        let _ = near.fill().expect("fill");
         assert!(near.next_frame().expect("no error").is_none());
         assert!(far.counts().idle_out > 0 && near.session().unconfirmed_bytes() < 1 << 20, "{name}");
     }
@@ -183,7 +241,7 @@ fn a_closed_link_and_a_bad_frame_are_errors() {
 fn reading_an_idle_link_does_not_block() {
     for (name, (near, _far)) in pairs() {
         let mut near = Connection::new(near, Side::Dials);
-        near.fill().expect("nothing is no error");
+        let _ = near.fill().expect("nothing is no error");
         assert!(near.next_frame().expect("no error").is_none(), "{name}");
     }
 }

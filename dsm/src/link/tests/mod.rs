@@ -8,12 +8,12 @@ use std::io::{self, IoSlice};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::sockopt;
 
-use super::{Link, TcpLink, UnixLink};
+use super::{Link, RoomSign, SharedLink, TcpLink, UnixLink};
 
 /// Nothing here takes longer unless it hangs.
 const HANG: Duration = Duration::from_secs(60);
@@ -36,6 +36,12 @@ fn unix() -> Ends {
     (Box::new(UnixLink::new(near).expect("link")), Box::new(UnixLink::new(far).expect("link")))
 }
 
+fn shared() -> Ends {
+    let (near, far) = UnixStream::pair().expect("pair");
+    let near = SharedLink::offer(near).expect("memory");
+    (Box::new(near), Box::new(SharedLink::join(far, Instant::now() + HANG).expect("memory")))
+}
+
 /// What `epoll` would tell of the descriptor within `limit`.
 fn readiness(fd: BorrowedFd<'_>, wanted: PollFlags, limit: Duration) -> PollFlags {
     let mut fds = [PollFd::new(&fd, wanted)];
@@ -47,6 +53,17 @@ fn readiness(fd: BorrowedFd<'_>, wanted: PollFlags, limit: Duration) -> PollFlag
 /// Waits until the link can do what `wanted` says.
 fn await_readiness(link: &dyn Link, wanted: PollFlags) {
     await_fd(link.descriptor(), wanted);
+}
+
+/// Waits until there may be room. Where bytes tell of it, they are taken by somebody else.
+fn await_room(link: &dyn Link) {
+    await_readiness(
+        link,
+        match link.room_sign() {
+            RoomSign::Writable => PollFlags::OUT,
+            RoomSign::Readable => PollFlags::IN,
+        },
+    );
 }
 
 /// The same of a link's descriptor.

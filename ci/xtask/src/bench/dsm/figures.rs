@@ -244,7 +244,8 @@ mod tests {
         assert_eq!(json["floor"]["sum_us"], 40.0);
         let promised = ["read", "write", "read_three_party", "write_three_party", "ping_pong"];
         let upgrades = ["upgrade_1", "upgrade_2", "upgrade_3", "upgrade_7"];
-        for key in promised.into_iter().chain(upgrades) {
+        let shared = ["read_shared", "write_shared", "ping_pong_shared"];
+        for key in promised.into_iter().chain(upgrades).chain(shared) {
             let fault = &json["faults"][key];
             assert_eq!(
                 (&fault["p50_to_floor"], &fault["p99_to_floor"]),

@@ -34,6 +34,8 @@ pub struct Fault {
     pub about: &'static str,
     nodes: usize,
     words: &'static str,
+    /// What the nodes are joined by, as `tessera run --links` has it.
+    links: &'static str,
     /// The kind by which the node counts it.
     kind: &'static str,
 }
@@ -45,6 +47,7 @@ pub const FAULTS: &[Fault] = &[
         about: "read, home and owner one node",
         nodes: 2,
         words: "test=bench_fault kind=read from=1 stripe=7",
+        links: "tcp",
         kind: "read",
     },
     Fault {
@@ -52,6 +55,7 @@ pub const FAULTS: &[Fault] = &[
         about: "write, home and owner one node",
         nodes: 2,
         words: "test=bench_fault kind=write from=1 stripe=7",
+        links: "tcp",
         kind: "write",
     },
     Fault {
@@ -59,6 +63,7 @@ pub const FAULTS: &[Fault] = &[
         about: "read, home and owner two nodes",
         nodes: 3,
         words: "test=bench_fault kind=read from=1 stripe=6",
+        links: "tcp",
         kind: "read",
     },
     Fault {
@@ -66,6 +71,7 @@ pub const FAULTS: &[Fault] = &[
         about: "write, home and owner two nodes",
         nodes: 3,
         words: "test=bench_fault kind=write from=1 stripe=6",
+        links: "tcp",
         kind: "write",
     },
     upgrade("upgrade_1", "upgrade, 1 other copy", "1"),
@@ -77,12 +83,30 @@ pub const FAULTS: &[Fault] = &[
         about: "ping-pong, one way",
         nodes: 2,
         words: "test=bench_pingpong from=1 stripe=7",
+        links: "tcp",
         kind: "read",
     },
+    shared("read_shared", "read, over shared memory", "test=bench_fault kind=read from=1 stripe=7", "read"),
+    shared(
+        "write_shared",
+        "write, over shared memory",
+        "test=bench_fault kind=write from=1 stripe=7",
+        "write",
+    ),
+    shared(
+        "ping_pong_shared",
+        "ping-pong, one way, over shared memory",
+        "test=bench_pingpong from=1 stripe=7",
+        "read",
+    ),
 ];
 
+const fn shared(key: &'static str, about: &'static str, words: &'static str, kind: &'static str) -> Fault {
+    Fault { key, about, nodes: 2, words, links: "shared", kind }
+}
+
 const fn upgrade(key: &'static str, about: &'static str, sharers: &'static str) -> Fault {
-    Fault { key, about, nodes: NODES_MAX, words: sharers, kind: "upgrade" }
+    Fault { key, about, nodes: NODES_MAX, words: sharers, links: "tcp", kind: "upgrade" }
 }
 
 /// One kind of fault in one round.
@@ -171,8 +195,18 @@ impl Runs {
     }
 
     fn run(&self, vcpus_per_node: Vec<u32>, memory_mib: u64, words: String) -> Result<(Value, Outcome)> {
+        self.run_over("tcp", vcpus_per_node, memory_mib, words)
+    }
+
+    fn run_over(
+        &self,
+        links: &str,
+        vcpus_per_node: Vec<u32>,
+        memory_mib: u64,
+        words: String,
+    ) -> Result<(Value, Outcome)> {
         let run = Run { name: "bench-dsm".to_owned(), vcpus_per_node, memory_mib, cmdline: words };
-        let mut outcome = self.bench.run(&run, &mut Silent)?;
+        let mut outcome = self.bench.run_over(links, &run, &mut Silent)?;
         Ok((outcome.results.remove(0), outcome))
     }
 
@@ -181,7 +215,7 @@ impl Runs {
             "upgrade" => format!("{UPGRADE} sharers={} rounds={SAMPLES}", fault.words),
             _ => format!("{} rounds={SAMPLES}", fault.words),
         };
-        let (result, outcome) = self.run(vec![1; fault.nodes], MEMORY_MIB, words)?;
+        let (result, outcome) = self.run_over(fault.links, vec![1; fault.nodes], MEMORY_MIB, words)?;
         let report = outcome.report.context("the launcher has written no report")?;
         let nodes = report.nodes();
         let counted = nodes[0].faults.iter().find(|counted| counted.kind == fault.kind);
