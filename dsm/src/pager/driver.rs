@@ -178,7 +178,7 @@ impl Driver {
             if let Some(index) = self.pages.memory().layout().index(gfn) {
                 self.hot.record(index, access_of(fault.kind));
             }
-            self.waiting.begin(gfn, fault.kind, self.now(), self.step + 1);
+            self.waiting.begin(gfn, fault, self.now(), self.step + 1);
             let access = access_of(fault.kind);
             self.handle(Event::Fault { gfn, access }, Body::None)?;
             self.ask_ahead(gfn, access)?;

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use tessera_devices::ram::NodeRam;
 use tessera_devices::GuestEnd;
 use tessera_dsm::memory::NodeMemory;
-use tessera_dsm::pager::{AskAhead, Pager, PagerConfig, PagerFailure, PagerHooks, PagerStats, Tracking};
+use tessera_dsm::pager::{
+    AskAhead, Pager, PagerConfig, PagerFailure, PagerHooks, PagerStats, Stall, Tracking,
+};
 use tessera_dsm::protocol::{HabitPolicy, LeasePolicy};
 use tessera_dsm::{NodeId, EXTENT_PAGES, PAGE_BYTES};
 use tessera_migration::VcpuId;
@@ -18,7 +20,10 @@ use crate::control::ask::Moved;
 use crate::control::ending::EndCause;
 use crate::control::frame;
 use crate::control::guest::GuestSpec;
-use crate::control::stats::{FaultStats, MemoryStats, MoveStats, NodeStats, Spread, TrafficStats, VcpuStats};
+use crate::control::stats::{
+    AsyncFaultStats, FaultStats, MemoryStats, MoveStats, NodeStats, Spread, StallStats, TrafficStats,
+    VcpuStats,
+};
 use crate::host::priority;
 use crate::machine::{
     HomeDevices, Machine, MachineEvents, MachineSpec, PeerLost, PeerMessage, PeerSink, VcpuSpec, VcpuStatus,
@@ -180,6 +185,19 @@ struct KvmGuest {
     pager: Arc<Pager>,
 }
 
+impl KvmGuest {
+    /// What the pager knows of threads, by vCPU.
+    fn stalls(&self, pager: &PagerStats) -> Vec<StallStats> {
+        let of_vcpu = |&(thread, stall): &(u32, Stall)| {
+            let vcpu = self.machine.vcpu_of_thread(thread)?.0.into();
+            Some(StallStats { vcpu, faults: stall.faults, stalled_us: stall.waited_us })
+        };
+        let mut stalls: Vec<StallStats> = pager.stalls.iter().filter_map(of_vcpu).collect();
+        stalls.sort_by_key(|stall| stall.vcpu);
+        stalls
+    }
+}
+
 impl GuestMachine for KvmGuest {
     fn start(&self) -> Result<(), String> {
         self.machine.start().map_err(line)
@@ -238,6 +256,11 @@ impl GuestMachine for KvmGuest {
             stats.memory.owned_pages = self.spec.layout.pages();
         }
         stats.faults = faults(&pager);
+        stats.stalls = self.stalls(&pager);
+        stats.async_faults = AsyncFaultStats {
+            faults: pager.kernel_stalls.faults,
+            travelled_us: pager.kernel_stalls.waited_us,
+        };
         stats.hottest.clone_from(&pager.hottest);
         stats.traffic = TrafficStats {
             bytes_in: pager.links.bytes_in,
