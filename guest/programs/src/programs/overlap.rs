@@ -78,7 +78,9 @@ impl Scene {
             let words = self.memory.page(page);
             match self.kind {
                 // A word of its own for each CPU, so that the sum can be checked; the first one has the pattern.
-                Kind::Add => drop(words[1 + me].fetch_add(1, Ordering::Relaxed)),
+                Kind::Add => {
+                    words[1 + me].fetch_add(1, Ordering::Relaxed);
+                }
                 Kind::Read => {
                     done.wrong += u64::from(words[0].load(Ordering::Relaxed) != Self::pattern(page));
                 }
