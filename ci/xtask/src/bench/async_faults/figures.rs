@@ -29,12 +29,14 @@ impl Setting {
         }
     }
 
-    /// Its options of `tessera run`.
+    /// Its options of `tessera run`. A machine that stands still for a moment is no lost node.
     pub fn options(self) -> Vec<String> {
-        match self {
-            Self::Without => Vec::new(),
-            Self::With => vec!["--async-faults".to_owned()],
-        }
+        let patience = ["--lost-after-ms", "600000"];
+        let own: &[&str] = match self {
+            Self::Without => &[],
+            Self::With => &["--async-faults"],
+        };
+        patience.iter().chain(own).map(|&word| word.to_owned()).collect()
     }
 }
 
