@@ -25,6 +25,7 @@ pub mod power;
 pub mod ram;
 pub mod serial;
 pub mod virtio;
+pub mod vsock;
 
 pub use bus::{Bus, BusDevice, BusError};
 pub use events::{GuestEnd, Msi, MsiSink, PlatformEvents};

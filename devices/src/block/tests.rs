@@ -15,6 +15,8 @@ use crate::ram::fake::FakeRam;
 use crate::virtio::testing::{wait_until, DriverQueue, Rig, BUFFERS, NEXT, WRITE};
 use crate::virtio::Device;
 
+mod fuzz;
+
 const SECTORS: u64 = 64;
 const READ: u32 = 0;
 const WRITE_OUT: u32 = 1;

@@ -9,6 +9,8 @@
 
 pub mod bell;
 pub mod engine;
+#[cfg(test)]
+pub(crate) mod fuzzing;
 pub mod interrupts;
 pub mod model;
 pub mod queue;

@@ -142,6 +142,9 @@ pub struct RunArgs {
     /// A virtio console (hvc0) besides the serial one: `tty` prints here, and has the keyboard
     #[arg(long, value_name = "off|null|tty|file=PATH")]
     pub console: Option<String>,
+    /// Sockets between guest and host: `socket` reaches the guest's ports, `socket` and `_PORT` are the host's
+    #[arg(long, value_name = "cid=N,socket=FILE")]
+    pub vsock: Option<KeyValues>,
     /// For how long a host may keep a page that it was granted, in microseconds
     #[arg(long, value_name = "US", value_parser = clap::value_parser!(u32).range(..=i64::from(LEASE_US_MAX)))]
     pub lease_us: Option<u32>,
@@ -422,6 +425,8 @@ mod tests {
             ("--console pty", "--console: pty is none of off, null, tty, file=PATH"),
             ("--console file=", "--console: file= is none of"),
             ("--rng path=a", "--rng: there is no \"path\""),
+            ("--vsock socket=a", "--vsock: cid= is missing"),
+            ("--vsock cid=3", "--vsock: socket= is missing"),
             ("--disk path=a,image=b", "--disk: there is no \"image\""),
         ] {
             let line = request(&format!("tessera run --kernel k {arguments}")).expect_err("refused");

@@ -3,9 +3,11 @@
 use tessera_devices::net::MacAddress;
 
 use super::args::RunArgs;
-use super::key_values::{switch, text, KeyValues};
+use super::key_values::{count, switch, text, KeyValues};
 use super::Failure;
-use crate::control::devices::{ConsoleSpec, DeviceSpec, DiskAccess, DiskSpec, NetLink, NetSpec, RngSpec};
+use crate::control::devices::{
+    ConsoleSpec, DeviceSpec, DiskAccess, DiskSpec, NetLink, NetSpec, RngSpec, VsockSpec,
+};
 use crate::control::guest::GuestId;
 
 /// Where random numbers come from if nothing else is said.
@@ -17,7 +19,8 @@ pub(super) fn devices(args: &RunArgs) -> Result<Vec<DeviceSpec>, Failure> {
     let rng = args.rng.iter().map(rng);
     let console = args.console.iter().map(|text| console(text)).filter_map(Result::transpose);
     let nets = args.net.iter().map(net);
-    disks.chain(nets).chain(rng).chain(console).collect()
+    let vsock = args.vsock.iter().map(vsock);
+    disks.chain(nets).chain(rng).chain(console).chain(vsock).collect()
 }
 
 fn disk(values: &KeyValues) -> Result<DeviceSpec, Failure> {
@@ -65,4 +68,10 @@ fn console(value: &str) -> Result<Option<DeviceSpec>, Failure> {
         _ => return Err(Failure::new(format!("--console: {value} is none of off, null, tty, file=PATH"))),
     };
     Ok(Some(DeviceSpec::Console(spec)))
+}
+
+fn vsock(values: &KeyValues) -> Result<DeviceSpec, Failure> {
+    let values = values.expect("--vsock", &["cid", "socket"])?;
+    let (cid, socket) = (values.required("cid", count)?, values.required("socket", text)?.into());
+    Ok(DeviceSpec::Vsock(VsockSpec { cid, socket }))
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use tessera_devices::net::MacAddress;
+use tessera_devices::vsock;
 use thiserror::Error;
 
 use crate::host::tap;
@@ -72,6 +73,15 @@ pub struct NetSpec {
     pub address: [u8; 6],
 }
 
+/// Sockets between guest and host.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct VsockSpec {
+    /// The guest's address.
+    pub cid: u32,
+    /// The socket where the guest is called; those of the host's ports have this path, `_` and the port.
+    pub socket: PathBuf,
+}
+
 /// A device, in the order of the guest's PCI slots.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum DeviceSpec {
@@ -83,6 +93,8 @@ pub enum DeviceSpec {
     Rng(RngSpec),
     /// A console besides the serial one.
     Console(ConsoleSpec),
+    /// Sockets between guest and host.
+    Vsock(VsockSpec),
 }
 
 /// What is wrong with a guest's devices.
@@ -94,6 +106,15 @@ pub enum DeviceSpecError {
     /// There are several consoles.
     #[error("a guest has at most one console besides the serial one, not {0}")]
     Consoles(usize),
+    /// There are several socket devices: Linux drives one.
+    #[error("a guest has at most one vsock device, not {0}")]
+    Vsocks(usize),
+    /// An address cannot be a guest's.
+    #[error("a guest's vsock address is from {min} to {max}, not {0}", min = vsock::CID_MIN, max = vsock::CID_MAX)]
+    Cid(u32),
+    /// A socket's path leaves no room for ports.
+    #[error("a vsock path has at most {max} bytes, unlike {0:?}", max = vsock::PATH_BYTES_MAX)]
+    VsockPath(PathBuf),
     /// A path is empty, too long, or depends on who reads it.
     #[error("{0:?} is no absolute path of at most {PATH_BYTES_MAX} bytes on the home node's host")]
     Path(PathBuf),
@@ -118,6 +139,7 @@ impl DeviceSpec {
             DeviceSpec::Rng(rng) => Some(&mut rng.source),
             DeviceSpec::Console(ConsoleSpec::File(path)) => Some(path),
             DeviceSpec::Console(ConsoleSpec::Launcher | ConsoleSpec::Nowhere) => None,
+            DeviceSpec::Vsock(vsock) => Some(&mut vsock.socket),
         }
     }
 
@@ -133,6 +155,7 @@ impl DeviceSpec {
             DeviceSpec::Rng(rng) => check_path(&rng.source),
             DeviceSpec::Console(ConsoleSpec::File(path)) => check_path(path),
             DeviceSpec::Console(ConsoleSpec::Launcher | ConsoleSpec::Nowhere) => Ok(()),
+            DeviceSpec::Vsock(vsock) => vsock.check(),
         }
     }
 }
@@ -147,6 +170,18 @@ impl NetSpec {
             NetLink::Tap(name) if tap::is_name(name) => Ok(()),
             NetLink::Tap(name) => Err(DeviceSpecError::Tap(name.clone())),
         }
+    }
+}
+
+impl VsockSpec {
+    fn check(&self) -> Result<(), DeviceSpecError> {
+        if !(vsock::CID_MIN..=vsock::CID_MAX).contains(&self.cid) {
+            return Err(DeviceSpecError::Cid(self.cid));
+        }
+        if self.socket.as_os_str().len() > vsock::PATH_BYTES_MAX {
+            return Err(DeviceSpecError::VsockPath(self.socket.clone()));
+        }
+        check_path(&self.socket)
     }
 }
 
@@ -167,6 +202,10 @@ pub fn check(devices: &[DeviceSpec]) -> Result<(), DeviceSpecError> {
     let consoles = devices.iter().filter(|device| matches!(device, DeviceSpec::Console(_))).count();
     if consoles > 1 {
         return Err(DeviceSpecError::Consoles(consoles));
+    }
+    let vsocks = devices.iter().filter(|device| matches!(device, DeviceSpec::Vsock(_))).count();
+    if vsocks > 1 {
+        return Err(DeviceSpecError::Vsocks(vsocks));
     }
     devices.iter().try_for_each(DeviceSpec::check)
 }
@@ -196,6 +235,15 @@ mod tests {
         assert!(matches!(check(&[file]), Err(DeviceSpecError::Path(_))));
         let consoles = vec![DeviceSpec::Console(ConsoleSpec::Nowhere); 2];
         assert_eq!(check(&consoles), Err(DeviceSpecError::Consoles(2)));
+        let vsock = |cid, path: &str| DeviceSpec::Vsock(VsockSpec { cid, socket: path.into() });
+        assert_eq!(check(&[vsock(3, "/v")]), Ok(()));
+        assert_eq!(check(&[vsock(3, "/v"), vsock(4, "/w")]), Err(DeviceSpecError::Vsocks(2)));
+        for cid in [0, 1, 2, u32::MAX] {
+            assert_eq!(check(&[vsock(cid, "/v")]), Err(DeviceSpecError::Cid(cid)));
+        }
+        assert!(matches!(check(&[vsock(3, "v")]), Err(DeviceSpecError::Path(_))));
+        let long = format!("/{}", "v".repeat(96));
+        assert!(matches!(check(&[vsock(3, &long)]), Err(DeviceSpecError::VsockPath(_))));
         assert_eq!(check(&vec![disk("/a", "x y-1"); 31]), Ok(()));
         assert_eq!(check(&vec![disk("/a", ""); 32]), Err(DeviceSpecError::Count(32)));
         for path in ["", "a", "./a", "/a\0", &format!("/{}", "a".repeat(4096))] {

@@ -15,6 +15,7 @@ use tessera_devices::pci::{MemoryWindow, PciRoot, RootError};
 use tessera_devices::ram::{GuestRam, NodeRam};
 use tessera_devices::virtio::transport::layout::BAR_BYTES;
 use tessera_devices::virtio::{Device, VirtioError, VirtioParts, VirtioPci};
+use tessera_devices::vsock::{self, HostSockets, VsockError};
 use tessera_devices::{BusError, MsiSink, Platform, PlatformEvents};
 use tessera_dsm::Layout;
 use thiserror::Error;
@@ -44,6 +45,9 @@ pub enum DeviceError {
     /// A console cannot be made.
     #[error(transparent)]
     Console(#[from] ConsoleError),
+    /// Sockets between guest and host cannot be had.
+    #[error(transparent)]
+    Vsock(#[from] VsockError),
     /// A console's file cannot be written.
     #[error("cannot write the console's file {path}: {source}", path = .path.display())]
     ConsoleFile {
@@ -72,6 +76,7 @@ enum Opened {
     Net(Box<dyn NetBackend>, MacAddress),
     Rng(EntropySource),
     Console(ConsolePlace),
+    Vsock(u32, HostSockets),
 }
 
 /// Where a console's output goes.
@@ -124,6 +129,10 @@ impl HomeDevices {
             DeviceSpec::Net(net) => Ok(Opened::Net(open_net(net)?, MacAddress::new(net.address)?)),
             DeviceSpec::Rng(rng) => Ok(Opened::Rng(EntropySource::open(&rng.source)?)),
             DeviceSpec::Console(console) => Ok(Opened::Console(open_console(console)?)),
+            DeviceSpec::Vsock(vsock) => {
+                let listen = || HostSockets::listen(&vsock.socket);
+                Ok(Opened::Vsock(vsock.cid, open_when_free(listen)?))
+            }
         };
         Ok(HomeDevices { opened: specs.iter().map(open).collect::<Result<_, DeviceError>>()?, ram })
     }
@@ -172,6 +181,7 @@ impl Opened {
             }
             Opened::Console(ConsolePlace::File(file)) => to_file(Some(file))?,
             Opened::Console(ConsolePlace::Nowhere) => to_file(None)?,
+            Opened::Vsock(cid, sockets) => (vsock::device(cid, sockets), None),
         })
     }
 }
@@ -213,6 +223,12 @@ trait InUse {
 impl InUse for DiskError {
     fn is_in_use(&self) -> bool {
         matches!(self, DiskError::InUse(_))
+    }
+}
+
+impl InUse for VsockError {
+    fn is_in_use(&self) -> bool {
+        matches!(self, VsockError::InUse(_))
     }
 }
 

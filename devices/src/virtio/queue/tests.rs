@@ -10,6 +10,8 @@ use crate::ram::fake::FakeRam;
 use crate::virtio::interrupts::VirtioInterrupts;
 use crate::virtio::testing::{DriverQueue, Sent, BUFFERS, INDIRECT, NEXT, WRITE};
 
+mod fuzz;
+
 const SIZE: u16 = 16;
 const PLENTY: Limits = Limits { chains: 100, bytes: u64::MAX };
 

@@ -67,10 +67,26 @@ pub fn print(port: u16, text: &[u8]) {
 
 /// Writes the status to `port`, where the payload ends.
 pub fn exit(port: u16, status: u32) {
-    // SAFETY: the gate executes OUT; nothing runs after it.
+    write_port(port, status);
+}
+
+/// Writes a 32-bit port.
+pub fn write_port(port: u16, value: u32) {
+    // SAFETY: the gate executes OUT; ports have no effect on memory of the program's own accord: what a device is given
+    // to write, its driver has set aside.
     unsafe {
-        asm!("ud2", inout("r11") MAGIC + 6 => _, in("dx") port, in("eax") status);
+        asm!("ud2", inout("r11") MAGIC + 6 => _, in("dx") port, in("eax") value);
     }
+}
+
+/// Reads a 32-bit port.
+pub fn read_port(port: u16) -> u32 {
+    let value;
+    // SAFETY: the gate executes IN.
+    unsafe {
+        asm!("ud2", inout("r11") MAGIC + 12 => _, in("dx") port, out("eax") value);
+    }
+    value
 }
 
 /// CPUID as ring 0 sees it: EAX, EBX, ECX, EDX. (A KVM that runs ring 3 natively may show it the host's.)

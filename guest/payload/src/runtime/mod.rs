@@ -12,5 +12,7 @@ pub mod interrupts;
 pub mod intrinsics;
 pub mod machine;
 pub mod paging;
+pub mod pci;
 pub mod registers;
 pub mod sync;
+pub mod virtio;

@@ -122,7 +122,7 @@ enter:
 # ---- gates: R11 = GATE_MAGIC + which one, then `ud2` from ring 3; interrupts off. Why `ud2`: a KVM that emulates
 #      ring 0 emulates neither `int n` nor ring-3 port access, but it does reflect exceptions; and a fault, unlike the trap
 #      of `int3`, is in the state that KVM_GET_VCPU_EVENTS gives when the CPU is moved just then. ----
-.set GATES, 12
+.set GATES, 13
 .set GATE_MAGIC, 0x7e55e700
 gate_entry:                         # stack: rip, cs, rflags, rsp, ss
     sub r11, GATE_MAGIC
@@ -140,8 +140,8 @@ gate_entry:                         # stack: rip, cs, rflags, rsp, ss
 
 .balign 8
 gate_table:
-    .quad gate_wrmsr, gate_rdmsr, gate_wait, gate_invlpg, gate_xsetbv, gate_print, gate_exit
-    .quad gate_cpuid, gate_set_cr2, gate_get_cr2, gate_set_dr0, gate_get_dr0
+    .quad gate_wrmsr, gate_rdmsr, gate_wait, gate_invlpg, gate_xsetbv, gate_print, gate_out
+    .quad gate_cpuid, gate_set_cr2, gate_get_cr2, gate_set_dr0, gate_get_dr0, gate_in
 
 gate_wrmsr:                         # ECX = register, EDX:EAX = value
     wrmsr
@@ -180,8 +180,12 @@ gate_print:                         # DX = port, RSI = text, RCX = bytes, at lea
     jnz 1b
     iretq
 
-gate_exit:                          # DX = port, EAX = status
+gate_out:                           # DX = port, EAX = value
     out dx, eax
+    iretq
+
+gate_in:                            # DX = port -> EAX
+    in eax, dx
     iretq
 
 gate_cpuid:                         # as the instruction; R8 = its RBX
