@@ -36,10 +36,11 @@ mod request {
 const WRITEPROTECT_MODE_WP: u64 = 1 << 0;
 
 /// The features without which Tessera cannot track pages, with their names for the message.
-const FEATURES: [(u64, &str); 3] = [
+const FEATURES: [(u64, &str); 4] = [
     (kernel::UFFD_FEATURE_PAGEFAULT_FLAG_WP as u64, "PAGEFAULT_FLAG_WP"),
     (kernel::UFFD_FEATURE_MISSING_SHMEM as u64, "MISSING_SHMEM"),
     (kernel::UFFD_FEATURE_WP_HUGETLBFS_SHMEM as u64, "WP_HUGETLBFS_SHMEM"),
+    (kernel::UFFD_FEATURE_THREAD_ID as u64, "THREAD_ID"),
 ];
 
 /// How often an operation that reports `EAGAIN` is tried again before the error is believed.
@@ -103,7 +104,14 @@ pub struct Fault {
     pub hva: u64,
     /// What happened.
     pub kind: FaultKind,
+    /// Who waits.
+    pub thread: ThreadId,
 }
+
+/// A thread of this host as the kernel numbers it (gettid). Not always one of this process: kernel threads fetch pages for
+/// vCPUs whose guest does something else meanwhile.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct ThreadId(pub u32);
 
 /// Whether threads that wait for the page are woken by the operation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -360,11 +368,13 @@ pub struct FaultBatch([Fault; FAULTS_PER_READ]);
 
 impl Default for FaultBatch {
     fn default() -> Self {
-        FaultBatch([Fault { hva: 0, kind: FaultKind::MissingRead }; FAULTS_PER_READ])
+        let nothing = Fault { hva: 0, kind: FaultKind::MissingRead, thread: ThreadId(0) };
+        FaultBatch([nothing; FAULTS_PER_READ])
     }
 }
 
-/// A `struct uffd_msg`: the event in byte 0; for a page fault its flags at byte 8 and the address at byte 16.
+/// A `struct uffd_msg`: the event in byte 0; for a page fault its flags at byte 8, the address at byte 16,
+/// the thread at byte 24 (`UFFD_FEATURE_THREAD_ID`).
 fn parse(message: &[u8]) -> Option<Fault> {
     let word = |at: usize| message[at..at + 8].try_into().ok().map(u64::from_ne_bytes);
     if u32::from(message[0]) != kernel::UFFD_EVENT_PAGEFAULT {
@@ -379,7 +389,8 @@ fn parse(message: &[u8]) -> Option<Fault> {
     } else {
         FaultKind::MissingRead
     };
-    Some(Fault { hva: address & !(PAGE_BYTES as u64 - 1), kind })
+    let thread = message[24..28].try_into().ok().map(u32::from_ne_bytes)?;
+    Some(Fault { hva: address & !(PAGE_BYTES as u64 - 1), kind, thread: ThreadId(thread) })
 }
 
 /// Opens the descriptor: through the device first, whose file permissions an administrator can set; then with the

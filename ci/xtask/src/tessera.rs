@@ -45,6 +45,22 @@ pub struct FaultStats {
     pub latency: Spread,
 }
 
+/// How long a vCPU has stood still on a node, waiting for pages.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub struct StallStats {
+    /// How often.
+    pub faults: u64,
+    /// For how long together, in microseconds.
+    pub stalled_us: u64,
+}
+
+/// Pages that came to a node while the guest did something else.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub struct AsyncFaultStats {
+    /// How many.
+    pub faults: u64,
+}
+
 /// Pages that came to a node for one reason.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct ArrivalStats {
@@ -103,6 +119,12 @@ pub struct NodeStats {
     pub memory: MemoryStats,
     /// Faults by kind.
     pub faults: Vec<FaultStats>,
+    /// How long vCPUs have stood still.
+    #[serde(default)]
+    pub stalls: Vec<StallStats>,
+    /// Pages that no vCPU stood still for.
+    #[serde(default)]
+    pub async_faults: AsyncFaultStats,
     /// Pages that came, by what they came for.
     #[serde(default)]
     pub arrivals: Vec<ArrivalStats>,
@@ -282,7 +304,7 @@ mod tests {
 
     #[test]
     fn the_last_life_of_a_guest_counts() {
-        let node = |bytes: u64| serde_json::json!({"node": 0, "memory": {"owned_pages": 1, "copied_pages": 0, "resident_bytes": 1}, "faults": [], "traffic": {"bytes_out": bytes, "messages_out": 1}, "moves": {"left": 0, "messages_sent": 0}});
+        let node = |bytes: u64| serde_json::json!({"node": 0, "memory": {"owned_pages": 1, "copied_pages": 0, "resident_bytes": 1}, "faults": [], "stalls": [], "async_faults": {"faults": 0}, "traffic": {"bytes_out": bytes, "messages_out": 1}, "moves": {"left": 0, "messages_sent": 0}});
         let report = serde_json::json!({"lives": [{"nodes": [node(1)]}, {"nodes": [node(2), node(3)]}]});
         let report: Report = serde_json::from_value(report).unwrap();
         assert_eq!(report.nodes().iter().map(|node| node.traffic.bytes_out).collect::<Vec<_>>(), [2, 3]);

@@ -200,7 +200,7 @@ impl Driver {
             if let Some(index) = self.pages.memory().layout().index(gfn) {
                 self.hot.record(index, access_of(fault.kind));
             }
-            self.waiting.begin(gfn, fault.kind, self.now(), self.step + 1);
+            self.waiting.begin(gfn, fault, self.now(), self.step + 1);
             self.handle(Event::Fault { gfn, access: access_of(fault.kind) })?;
         }
         // What vCPUs wait for goes first.

@@ -28,6 +28,7 @@ mod driver;
 mod hot;
 mod links;
 mod pages;
+mod stalls;
 mod stats;
 mod tables;
 mod waiting;
@@ -57,6 +58,7 @@ pub use borrow::{BorrowError, Borrowed, BorrowedPages, PageSet, Wanted, BORROW_P
 pub use hot::{HotPage, HOTTEST_MAX};
 pub use links::{LinkBroke, Rejoin, Resume};
 pub use pages::PagesError;
+pub use stalls::Stall;
 pub use stats::{LatencyStats, PagerStats};
 pub use tables::TableCache;
 

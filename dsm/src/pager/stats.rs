@@ -2,6 +2,7 @@
 
 use super::arrivals::Arrivals;
 use super::hot::HotPage;
+use super::stalls::Stall;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
@@ -96,6 +97,11 @@ pub struct PagerStats {
     pub faults_upgrade: LatencyStats,
     /// Faults whose latency was not measured because too many were under way.
     pub faults_unmeasured: u64,
+    /// How long threads of this process have waited for pages, by thread number (gettid); of merged figures, those of one
+    /// node after the other.
+    pub stalls: Vec<(u32, Stall)>,
+    /// Faults of KVM's own threads, which fetch pages while the guest does something else.
+    pub kernel_stalls: Stall,
     /// What went over the connections to all peers.
     pub links: LinkCounts,
     /// How often each ioctl was used.
@@ -127,6 +133,8 @@ impl PagerStats {
         self.faults_write.merge(&other.faults_write);
         self.faults_upgrade.merge(&other.faults_upgrade);
         self.faults_unmeasured += other.faults_unmeasured;
+        self.stalls.extend_from_slice(&other.stalls);
+        self.kernel_stalls.merge(&other.kernel_stalls);
         self.links.merge(&other.links);
         self.uffd.merge(&other.uffd);
         self.discards += other.discards;

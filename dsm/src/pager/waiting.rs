@@ -1,9 +1,10 @@
 //! The faults that wait to be served, only to measure how long they take.
 
+use super::stalls::{self, Stalls};
 use super::stats::{LatencyRecorder, PagerStats};
 use crate::ids::{Extent, Gfn};
 use crate::protocol::{Access, Micros};
-use crate::uffd::FaultKind;
+use crate::uffd::{Fault, FaultKind, ThreadId};
 
 /// Most faults that are measured at a time; a thread waits for one page at a time, so this many threads.
 const MEASURED_MAX: usize = 1024;
@@ -13,6 +14,7 @@ const MEASURED_MAX: usize = 1024;
 struct Waiting {
     gfn: Gfn,
     kind: FaultKind,
+    thread: ThreadId,
     /// When the pager had read it.
     since: Micros,
     /// The pager's step that began it: what is served in the same step needed nobody else.
@@ -30,6 +32,7 @@ pub(super) struct WaitingFaults {
     read: LatencyRecorder,
     write: LatencyRecorder,
     upgrade: LatencyRecorder,
+    stalls: Stalls,
     unmeasured: u64,
     /// What a page of another node takes to come, in sixteenths of microseconds, smoothed over some sixteen faults.
     usual_16: u64,
@@ -54,6 +57,7 @@ impl Default for WaitingFaults {
             read: LatencyRecorder::default(),
             write: LatencyRecorder::default(),
             upgrade: LatencyRecorder::default(),
+            stalls: Stalls::default(),
             unmeasured: 0,
             usual_16: 0,
         }
@@ -61,13 +65,16 @@ impl Default for WaitingFaults {
 }
 
 impl WaitingFaults {
-    /// A fault was read in step `step`.
-    pub(super) fn begin(&mut self, gfn: Gfn, kind: FaultKind, now: Micros, step: u64) {
-        let again = |fault: &&mut Waiting| fault.woken && fault.gfn == gfn && kind != FaultKind::MissingRead;
+    /// A fault was read in step `step`; its page is `gfn`.
+    pub(super) fn begin(&mut self, gfn: Gfn, fault: &Fault, now: Micros, step: u64) {
+        let Fault { kind, thread, .. } = *fault;
+        let again = |fault: &&mut Waiting| {
+            fault.woken && (fault.gfn, fault.thread) == (gfn, thread) && kind != FaultKind::MissingRead
+        };
         if let Some(fault) = self.waiting.iter_mut().find(again) {
             fault.woken = false;
         } else if self.waiting.len() < MEASURED_MAX {
-            self.waiting.push(Waiting { gfn, kind, since: now, step, woken: false });
+            self.waiting.push(Waiting { gfn, kind, thread, since: now, step, woken: false });
         } else {
             self.unmeasured += 1;
         }
@@ -108,6 +115,7 @@ impl WaitingFaults {
         };
         let took = now.saturating_sub(fault.since);
         recorder.record(took);
+        self.stalls.record(fault.thread, took, stalls::is_of_this_process);
         if fault.step != step {
             self.usual_16 = (self.usual_16 + took).saturating_sub(self.usual_16 / 16);
         }
@@ -125,6 +133,8 @@ impl WaitingFaults {
         stats.faults_write = self.write.stats();
         stats.faults_upgrade = self.upgrade.stats();
         stats.faults_unmeasured = self.unmeasured;
+        stats.stalls = self.stalls.own();
+        stats.kernel_stalls = self.stalls.others();
     }
 }
 
@@ -140,6 +150,10 @@ pub(super) fn access_of(kind: FaultKind) -> Access {
 mod tests {
     use super::*;
 
+    fn fault(kind: FaultKind) -> Fault {
+        Fault { hva: 0, kind, thread: ThreadId(7) }
+    }
+
     fn stats(faults: &WaitingFaults) -> PagerStats {
         let mut stats = PagerStats::default();
         faults.fill(&mut stats);
@@ -149,15 +163,15 @@ mod tests {
     #[test]
     fn a_fault_is_measured_once_and_by_its_kind() {
         let mut faults = WaitingFaults::default();
-        faults.begin(Gfn(1), FaultKind::MissingRead, 100, 1);
-        faults.begin(Gfn(1), FaultKind::MissingWrite, 110, 2);
-        faults.begin(Gfn(2), FaultKind::WriteProtected, 120, 3);
+        faults.begin(Gfn(1), &fault(FaultKind::MissingRead), 100, 1);
+        faults.begin(Gfn(1), &fault(FaultKind::MissingWrite), 110, 2);
+        faults.begin(Gfn(2), &fault(FaultKind::WriteProtected), 120, 3);
         assert_eq!(faults.kind_of(Gfn(1)), Some(FaultKind::MissingWrite));
         assert_eq!(faults.kind_of(Gfn(3)), None);
         faults.served(Served::Page(Gfn(2)), 121, 3);
         faults.served(Served::Reads(Gfn(1)), 150, 4);
         // The writer was woken with the reader, faults again, and is the same fault.
-        faults.begin(Gfn(1), FaultKind::WriteProtected, 155, 5);
+        faults.begin(Gfn(1), &fault(FaultKind::WriteProtected), 155, 5);
         faults.served(Served::Page(Gfn(1)), 200, 6);
         faults.served(Served::Page(Gfn(1)), 300, 7);
         let stats = stats(&faults);
@@ -170,9 +184,9 @@ mod tests {
     #[test]
     fn an_extent_serves_all_who_wait_in_it() {
         let mut faults = WaitingFaults::default();
-        faults.begin(Gfn(512), FaultKind::MissingRead, 0, 1);
-        faults.begin(Gfn(1023), FaultKind::MissingWrite, 0, 2);
-        faults.begin(Gfn(1024), FaultKind::MissingRead, 0, 3);
+        faults.begin(Gfn(512), &fault(FaultKind::MissingRead), 0, 1);
+        faults.begin(Gfn(1023), &fault(FaultKind::MissingWrite), 0, 2);
+        faults.begin(Gfn(1024), &fault(FaultKind::MissingRead), 0, 3);
         faults.served(Served::Extent(Extent(1)), 9, 4);
         let stats = stats(&faults);
         assert_eq!((stats.faults_read.count, stats.faults_write.count, faults.waiting.len()), (1, 1, 1));
@@ -182,7 +196,7 @@ mod tests {
     fn no_more_faults_are_kept_than_there_is_room_for() {
         let mut faults = WaitingFaults::default();
         for gfn in 0..2 * MEASURED_MAX as u64 {
-            faults.begin(Gfn(gfn), FaultKind::MissingRead, 0, gfn);
+            faults.begin(Gfn(gfn), &fault(FaultKind::MissingRead), 0, gfn);
         }
         assert_eq!(faults.waiting.len(), MEASURED_MAX);
         assert_eq!(stats(&faults).faults_unmeasured, MEASURED_MAX as u64);

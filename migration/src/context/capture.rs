@@ -5,7 +5,7 @@ use kvm_ioctls::VcpuFd;
 
 use super::apic::{set_msr, ApicMsr};
 use super::msrs::{self, TSC_DEADLINE};
-use super::{call, set_apic_msr, ApicContext, ContextError, MsrSet, VcpuContext};
+use super::{call, set_apic_msr, ApicContext, AsyncFaultContext, ContextError, MsrSet, VcpuContext};
 
 /// Reads everything that travels. The vCPU must have finished its last exit (KVM_RUN once more with
 /// `immediate_exit`, KVM API 5, "kvm_run"), and only its own thread may call this.
@@ -30,9 +30,10 @@ pub fn capture(vcpu: &VcpuFd, set: &MsrSet, xsave_bytes: usize) -> Result<VcpuCo
     // fires at once, and must find the timer's vector in place).
     msrs.extend(msrs::read(vcpu, &[TSC_DEADLINE])?);
     let apic = ApicContext::from_kvm(&call("KVM_GET_LAPIC", vcpu.get_lapic())?);
+    let async_faults = AsyncFaultContext::capture(vcpu, set)?;
     let mut events = call("KVM_GET_VCPU_EVENTS", vcpu.get_vcpu_events())?;
     events.nmi.pending = 0;
-    Ok(VcpuContext { regs, sregs, xcrs, xsave, debug, events, msrs, apic, mp_state })
+    Ok(VcpuContext { regs, sregs, xcrs, xsave, debug, events, msrs, apic, async_faults, mp_state })
 }
 
 /// Stops the captured vCPU's timer and takes its interrupted work from it, so that nothing of what travels

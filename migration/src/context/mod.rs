@@ -6,6 +6,7 @@
 //! relays it (see the guide to interrupts).
 
 mod apic;
+mod async_faults;
 mod capture;
 mod msrs;
 mod restore;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use apic::{eoi_everything, lapic_register, set_apic_msr, ApicContext, ApicMsr};
+pub use async_faults::{disown_async_faults, AsyncFaultContext};
 pub use capture::{capture, release_timer};
 pub use msrs::{MsrSet, MSRS_MAX};
 pub use restore::restore;
@@ -39,6 +41,8 @@ pub struct VcpuContext {
     pub msrs: Vec<(u32, u64)>,
     /// The local APIC without its request register.
     pub apic: ApicContext,
+    /// Asynchronous page faults.
+    pub async_faults: AsyncFaultContext,
     /// `KVM_MP_STATE_*`.
     pub mp_state: u32,
 }

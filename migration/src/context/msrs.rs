@@ -4,7 +4,7 @@ use kvm_bindings::{kvm_msr_entry, Msrs};
 use kvm_ioctls::{Kvm, VcpuFd};
 
 use super::apic::set_msr;
-use super::{call, ContextError};
+use super::{async_faults, call, ContextError};
 
 /// Most registers in a context.
 pub const MSRS_MAX: usize = 512;
@@ -21,6 +21,7 @@ const MTRRS: [u32; 12] = [0x2ff, 0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b
 #[derive(Clone, Debug)]
 pub struct MsrSet {
     indices: Vec<u32>,
+    async_faults: bool,
 }
 
 impl MsrSet {
@@ -40,7 +41,12 @@ impl MsrSet {
             }
         }
         indices.truncate(MSRS_MAX);
-        Ok(MsrSet { indices })
+        Ok(MsrSet { indices, async_faults: async_faults::offered(vcpu) })
+    }
+
+    /// Whether this KVM has the registers for asynchronous page faults, which have their own way.
+    pub(super) fn has_async_faults(&self) -> bool {
+        self.async_faults
     }
 
     /// Reads them all.
@@ -100,7 +106,8 @@ pub(crate) fn read(vcpu: &VcpuFd, indices: &[u32]) -> Result<Vec<(u32, u64)>, Co
 }
 
 /// Whether a register belongs to the vCPU and not to its place: not time, not the APIC (which has its own
-/// way), not what KVM itself offers to guests (masked in CPUID), not feature and machine-check registers that
+/// way), not what KVM itself offers to guests (masked in CPUID, but for asynchronous page faults, which have their own
+/// way), not feature and machine-check registers that
 /// only say what the CPU can do.
 fn travels(index: u32) -> bool {
     const FEATURES_ONLY: [u32; 6] = [0x8b, 0x10a, 0x345, 0xce, 0xc001_1029, 0xc001_0015];

@@ -10,7 +10,7 @@ use super::{call, msrs, ContextError, VcpuContext, MSRS_MAX};
 ///
 /// Order: segments and control registers (with them the APIC base) before what depends on modes; XCRS before
 /// the extended state that they allow; the APIC's registers before the timer's deadline, which is the last
-/// MSR; events after all that may change them; MP_STATE at the end.
+/// MSR of the list, and before asynchronous page faults, which interrupt through it; events after all that may change them; MP_STATE at the end.
 ///
 /// # Errors
 /// When KVM refuses a write, or the context cannot be of this host's kind. The vCPU is then in no state to run.
@@ -28,6 +28,7 @@ pub fn restore(vcpu: &VcpuFd, context: &VcpuContext, xsave_bytes: usize) -> Resu
     call("KVM_SET_DEBUGREGS", vcpu.set_debug_regs(&context.debug))?;
     context.apic.restore(vcpu)?;
     msrs::write(vcpu, &context.msrs)?;
+    context.async_faults.restore(vcpu)?;
     let mut events = context.events;
     // A pending NMI of this vCPU is not ours to overwrite.
     events.flags &= !KVM_VCPUEVENT_VALID_NMI_PENDING;

@@ -12,6 +12,7 @@ use crate::control::guest::{
     GuestName, LinkSpec, Transport, BUSY_POLL_US_MAX, LEASE_US_MAX, LOST_AFTER_MS_DEFAULT, LOST_AFTER_MS_MAX,
     LOST_AFTER_MS_MIN,
 };
+use crate::cpuid::AsyncFaults;
 use crate::daemon::GUESTS_MAX_DEFAULT;
 use crate::launch::request::{
     CpuRequest, EventFormat, MemoryRequest, OnReboot, RunRequest, TableWritePolicy,
@@ -179,6 +180,9 @@ pub struct RunArgs {
     /// otherwise busy with nothing but its timer interrupts
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub slow_clock: u32,
+    /// Offer asynchronous page faults: the guest runs another task while a page travels. Loads then take pages as stores do
+    #[arg(long)]
+    pub async_faults: bool,
 }
 
 /// Choices of `--links`.
@@ -263,6 +267,10 @@ impl RunArgs {
             },
             tsc_tolerance_ppm: self.tsc_tolerance_ppm,
             slow_clock: self.slow_clock,
+            async_faults: match self.async_faults {
+                true => AsyncFaults::Offered,
+                false => AsyncFaults::Hidden,
+            },
             worker_arguments,
         })
     }
@@ -379,7 +387,7 @@ mod tests {
         let request = request(
             "tessera run --name g --hosts a,b:1 --kernel k --initramfs i --cmdline -x \
              --cpus boot=4,per-host=[1,3] --memory size=2G,per-host=[512M,1536M] --lease-us 100 --lost-after-ms 9000 --links tcp --busy-poll-us 50 --report r --on-reboot exit --events json \
-             --allow-table-page-writes --tsc-tolerance-ppm 5 --slow-clock 3",
+             --allow-table-page-writes --tsc-tolerance-ppm 5 --slow-clock 3 --async-faults",
         )
         .expect("valid");
         assert_eq!(request.hosts, ["a:7070".parse().expect("a"), "b:1".parse().expect("b")]);
@@ -393,7 +401,7 @@ mod tests {
         );
         assert_eq!((request.on_reboot, request.events), (OnReboot::Exit, EventFormat::Json));
         assert_eq!((request.table_writes, request.tsc_tolerance_ppm), (TableWritePolicy::Allow, 5));
-        assert_eq!(request.slow_clock, 3);
+        assert_eq!((request.slow_clock, request.async_faults), (3, AsyncFaults::Offered));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::control::frame::{self, FrameReader};
 use crate::control::guest::GuestName;
 use crate::control::hello::Role;
 use crate::control::socket::{self, HELLO_LIMIT};
-use crate::control::stats::{MoveStats, VcpuStats};
+use crate::control::stats::{MoveStats, NodeStats, VcpuStats};
 use crate::launch::LaunchError;
 
 /// How long an answer may take: longer than the slowest thing that can be asked for, a move.
@@ -127,6 +127,7 @@ fn describe(stats: &GuestStats) -> String {
         "SKEW",
     ]);
     let mut faults = Table::new(&["NODE", "FAULT", "COUNT", "MEAN", "P50", "P99", "MAX"]);
+    let mut stalls = Table::new(&["NODE", "STALLED VCPU", "PAGES", "TIME"]);
     let mut moves =
         Table::new(&["NODE", "MOVES IN", "BLACKOUT P50", "P99", "MAX", "MOVES OUT", "FAILED", "STATE SENT"]);
     for node in &stats.nodes {
@@ -151,6 +152,7 @@ fn describe(stats: &GuestStats) -> String {
             let [p50, p99, max] = [spread.p50_us, spread.p99_us, spread.max_us].map(micros);
             faults.row([number.clone(), tidy(&fault.kind), spread.count.to_string(), mean, p50, p99, max]);
         }
+        stall_rows(&mut stalls, node);
         let moved = node.moves;
         if moved != MoveStats::default() {
             let [p50, p99, max] =
@@ -160,7 +162,7 @@ fn describe(stats: &GuestStats) -> String {
             moves.row([number, arrived, p50, p99, max, left, failed, table::bytes(moved.bytes_sent)]);
         }
     }
-    for table in [nodes, faults, moves] {
+    for table in [nodes, faults, stalls, moves] {
         if !table.is_empty() {
             text.push_str(&format!("{table}\n"));
         }
@@ -169,6 +171,21 @@ fn describe(stats: &GuestStats) -> String {
         text.push_str(&format!("no answer from {}\n", tidy(&stats.silent.join(", "))));
     }
     text.trim_end().to_owned() + "\n"
+}
+
+/// How long each vCPU has stood still on a node, and how long pages travelled for which none had to.
+fn stall_rows(stalls: &mut Table, node: &NodeStats) {
+    let number = node.node.0.to_string();
+    let mut row = |who: String, faults: u64, us: u64| {
+        stalls.row([number.clone(), who, faults.to_string(), micros(us)]);
+    };
+    for stall in &node.stalls {
+        row(stall.vcpu.to_string(), stall.faults, stall.stalled_us);
+    }
+    let behind = node.async_faults;
+    if behind.faults > 0 {
+        row("none".into(), behind.faults, behind.travelled_us);
+    }
 }
 
 fn micros(us: u64) -> String {

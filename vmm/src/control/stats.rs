@@ -41,6 +41,26 @@ pub struct FaultStats {
     pub latency: Spread,
 }
 
+/// How long a vCPU has stood still on a node, waiting for pages in the kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct StallStats {
+    /// The vCPU, wherever it is now.
+    pub vcpu: u32,
+    /// How often it waited.
+    pub faults: u64,
+    /// For how long together, in microseconds.
+    pub stalled_us: u64,
+}
+
+/// Pages that came while the guest did something else: asynchronous page faults.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct AsyncFaultStats {
+    /// How many.
+    pub faults: u64,
+    /// How long they travelled together, in microseconds.
+    pub travelled_us: u64,
+}
+
 /// Pages that came to a node for one reason.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ArrivalStats {
@@ -131,6 +151,10 @@ pub struct NodeStats {
     pub memory: MemoryStats,
     /// Faults, by kind.
     pub faults: Vec<FaultStats>,
+    /// How long each vCPU has stood still here, those that never did left out.
+    pub stalls: Vec<StallStats>,
+    /// Pages that came while the guest did something else.
+    pub async_faults: AsyncFaultStats,
     /// Pages that came, by what they came for.
     pub arrivals: Vec<ArrivalStats>,
     /// The vCPUs that are resident here.
@@ -157,6 +181,8 @@ impl NodeStats {
             host,
             memory: MemoryStats::default(),
             faults: vec![],
+            stalls: vec![],
+            async_faults: AsyncFaultStats::default(),
             arrivals: vec![],
             vcpus: vec![],
             moves: MoveStats::default(),

@@ -10,6 +10,7 @@
 //!
 //! Sources: SDM volume 2, CPUID; APM volume 3, appendix E; Linux, `Documentation/virt/kvm/x86/cpuid.rst`.
 
+mod async_faults;
 mod level;
 mod policy;
 #[cfg(test)]
@@ -19,6 +20,7 @@ mod topology;
 use kvm_bindings::{kvm_cpuid_entry2, KVM_CPUID_FLAG_SIGNIFCANT_INDEX};
 use thiserror::Error;
 
+pub use async_faults::{offer_async_faults, AsyncFaults, NoAsyncFaults, ASYNC_FAULTS};
 pub use level::levelled;
 pub use policy::KVM_FEATURES_ALLOWED;
 pub use topology::{apic_ids, for_vcpu, VcpuTopology, APIC_ID_MAX};

@@ -7,8 +7,8 @@ use kvm_bindings::kvm_cpuid_entry2;
 /// - bit 1, no delays on port I/O: only tells Linux to leave them out;
 /// - bit 15, extended destination ids: our IOAPIC has them, and APIC ids above 255 need them.
 ///
-/// All others either write guest memory behind the page protocol's back (kvmclock, steal time, PV EOI,
-/// asynchronous page faults) or act among the local APICs of one host (PV IPI, unhalt, TLB flush, yield), or
+/// Asynchronous page faults on request (`async_faults.rs`). All others either write guest memory all the time (kvmclock,
+/// steal time, PV EOI) or act among the local APICs of one host (PV IPI, unhalt, TLB flush, yield), or
 /// belong to another way of moving guests (migration control).
 pub const KVM_FEATURES_ALLOWED: u32 = 1 << 1 | 1 << 15;
 

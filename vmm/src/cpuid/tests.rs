@@ -67,6 +67,28 @@ fn vcpu(leaves: &[kvm_cpuid_entry2], per_node: &[u32], place: usize) -> Vec<kvm_
 }
 
 #[test]
+fn asynchronous_faults_are_shown_on_request_and_nothing_else_with_them() {
+    let hosts = [amd(), amd()];
+    let hidden = levelled(&hosts).expect("alike");
+    assert_eq!(get(&hidden, 0x4000_0001, 0).eax & ASYNC_FAULTS, 0);
+    let mut offered = hidden.clone();
+    offer_async_faults(&mut offered, &hosts).expect("both have them");
+    assert_eq!(get(&offered, 0x4000_0001, 0).eax, get(&hidden, 0x4000_0001, 0).eax | 1 << 4 | 1 << 14);
+    ensure(&mut offered, 0x4000_0001, 0).eax = get(&hidden, 0x4000_0001, 0).eax;
+    assert_eq!(offered, hidden);
+}
+
+#[test]
+fn asynchronous_faults_that_one_host_lacks_are_refused() {
+    for lacking in [4, 14] {
+        let mut hosts = [amd(), amd()];
+        ensure(&mut hosts[1], 0x4000_0001, 0).eax &= !(1 << lacking);
+        let mut leaves = levelled(&hosts).expect("alike");
+        assert_eq!(offer_async_faults(&mut leaves, &hosts), Err(NoAsyncFaults { host: 1 }));
+    }
+}
+
+#[test]
 fn features_are_what_all_hosts_have() {
     let (one, mut other) = (amd(), amd());
     ensure(&mut other, 7, 0).ebx &= !(1 << 5);

@@ -4,7 +4,7 @@
 //! that a kick that comes just before KVM_RUN is not lost (KVM API 5, "immediate_exit").
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use kvm_bindings::kvm_run;
@@ -34,6 +34,8 @@ extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_v
 #[derive(Clone, Debug)]
 pub struct Kicker {
     thread: Arc<AtomicU64>,
+    /// Its number (gettid); 0 before it runs.
+    number: Arc<AtomicU32>,
     alive: Arc<AtomicBool>,
 }
 
@@ -45,7 +47,7 @@ impl Kicker {
     pub fn new() -> Result<Self, KickError> {
         static INSTALLED: OnceLock<Result<(), errno::Error>> = OnceLock::new();
         INSTALLED.get_or_init(|| register_signal_handler(SIGRTMIN(), on_kick)).map_err(KickError)?;
-        Ok(Kicker { thread: Arc::default(), alive: Arc::default() })
+        Ok(Kicker { thread: Arc::default(), number: Arc::default(), alive: Arc::default() })
     }
 
     /// Called by the vCPU's thread with its own kvm_run. The guard must live as long as the thread runs the
@@ -54,8 +56,16 @@ impl Kicker {
         RUN.with(|cell| cell.set(run));
         // SAFETY: pthread_self has no preconditions.
         self.thread.store(unsafe { libc::pthread_self() }, Ordering::SeqCst);
+        // SAFETY: as above.
+        let number = unsafe { libc::syscall(libc::SYS_gettid) };
+        self.number.store(u32::try_from(number).unwrap_or(0), Ordering::SeqCst);
         self.alive.store(true, Ordering::SeqCst);
         Armed { kicker: self.clone() }
+    }
+
+    /// The thread's number (gettid); `None` before it has called [`Kicker::arm`].
+    pub fn thread_number(&self) -> Option<u32> {
+        Some(self.number.load(Ordering::SeqCst)).filter(|&number| number != 0)
     }
 
     /// Makes the thread leave KVM_RUN, now or the next time that it enters it.

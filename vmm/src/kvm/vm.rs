@@ -246,7 +246,8 @@ impl Vm {
     ///
     /// Where a guest can take an interrupt KVM halts the vCPU and has a kernel thread touch the page for it, always for
     /// *writing* (`async_pf_execute`): of a page that is only read another node would lose its copy. KVM leaves that if HLT
-    /// does not exit, since it could not halt the vCPU (`kvm_can_do_async_pf`). The price of asking now is that HLT really
+    /// does not exit, since it could not halt the vCPU (`kvm_can_do_async_pf`). (A guest that was offered asynchronous faults
+    /// and takes them still gets those of its user mode: there KVM need not halt it.) The price of asking now is that HLT really
     /// does not exit: a vCPU that idles keeps its processor, asleep, until another thread wants it. (KVMs that emulate
     /// ring 0 take HLT as before.)
     pub fn forbid_async_faults_early(&self) -> bool {

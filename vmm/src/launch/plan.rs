@@ -10,7 +10,7 @@ use super::survey::Surveyed;
 use crate::boot::{self, cmdline};
 use crate::control::devices::{self, DeviceSpec};
 use crate::control::guest::{GuestHost, GuestId, GuestName, GuestSpec, Transport, VcpuPlace, VCPUS_MAX};
-use crate::cpuid;
+use crate::cpuid::{self, AsyncFaults};
 
 /// The guest, but for its id and the node that the description is for.
 #[derive(Clone, Debug)]
@@ -56,6 +56,13 @@ pub fn make(
     let apic_ids = cpuid::apic_ids(&vcpus_per_node).map_err(|error| bad(&error))?;
     let features: Vec<Vec<kvm_cpuid_entry2>> = hosts.iter().map(|host| host.kvm.cpuid.clone()).collect();
     let tsc_khz = hosts[0].kvm.tsc_khz;
+    let mut shown = cpuid::levelled(&features).map_err(|error| bad(&error))?;
+    if request.async_faults == AsyncFaults::Offered {
+        cpuid::offer_async_faults(&mut shown, &features).map_err(|lacking| LaunchError::Host {
+            host: format!("host {}", hosts[lacking.host].address),
+            problem: lacking.to_string(),
+        })?;
+    }
     let mut template = GuestSpec {
         guest: GuestId(0),
         name: name.clone(),
@@ -63,7 +70,7 @@ pub fn make(
         hosts: hosts.iter().map(guest_host).collect(),
         layout: layout(&request.memory, hosts)?,
         vcpus: apic_ids.into_iter().map(|(apic_id, node)| VcpuPlace { apic_id, node }).collect(),
-        cpuid: cpuid::levelled(&features).map_err(|error| bad(&error))?,
+        cpuid: shown,
         tsc_khz,
         cmdline: String::new(),
         lease_us: request.lease_us,
@@ -369,6 +376,7 @@ mod tests {
             table_writes: TableWritePolicy::Refuse,
             tsc_tolerance_ppm: 250,
             slow_clock: 1,
+            async_faults: AsyncFaults::Hidden,
             worker_arguments: vec![],
         }
     }
@@ -443,6 +451,22 @@ mod tests {
                 && line(KernelKind::BzImage).ends_with("mine")
         );
         assert_eq!(line(KernelKind::Payload), "apic=0 tsc_khz=2000000 mine");
+    }
+
+    #[test]
+    fn asynchronous_faults_must_be_on_every_host() {
+        let mut request = request(2);
+        request.async_faults = AsyncFaults::Offered;
+        let line = plan(&request, &surveyed(2), KernelKind::BzImage).expect_err("lacking").to_string();
+        assert!(line.contains("host h0:7070 has") && line.contains("leave out --async-faults"), "{line}");
+        let mut hosts = surveyed(2);
+        for host in &mut hosts {
+            let eax = cpuid::ASYNC_FAULTS;
+            host.kvm.cpuid.push(kvm_cpuid_entry2 { function: 0x4000_0001, eax, ..Default::default() });
+        }
+        let plan = plan(&request, &hosts, KernelKind::BzImage).expect("plan");
+        let leaf = plan.template().cpuid.iter().find(|leaf| leaf.function == 0x4000_0001).expect("leaf");
+        assert_eq!(leaf.eax & cpuid::ASYNC_FAULTS, cpuid::ASYNC_FAULTS);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::control::address::HostAddress;
 use crate::control::devices::DeviceSpec;
 use crate::control::guest::{GuestName, LinkSpec};
+use crate::cpuid::AsyncFaults;
 
 /// How many vCPUs, and where they start.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -89,6 +90,8 @@ pub struct RunRequest {
     pub tsc_tolerance_ppm: u32,
     /// How many times slower than on the wall time passes for a Linux guest.
     pub slow_clock: u32,
+    /// Whether the guest is offered asynchronous page faults.
+    pub async_faults: AsyncFaults,
     /// Arguments for the workers of a guest without `hosts`: how to log.
     pub worker_arguments: Vec<String>,
 }

@@ -95,6 +95,13 @@ impl Machine {
         self.shared.vcpu_statuses()
     }
 
+    /// The vCPU whose thread has this number (gettid).
+    pub fn vcpu_of_thread(&self, number: u32) -> Option<VcpuId> {
+        let is_its = |mailbox: &Arc<Mailbox>| mailbox.kicker().thread_number() == Some(number);
+        let index = self.shared.mailboxes.iter().position(is_its)?;
+        Some(VcpuId(index as u16))
+    }
+
     /// What this node's machine has done.
     pub fn stats(&self) -> MachineStats {
         self.shared.stats()

@@ -34,8 +34,9 @@ pub enum Waiting {
     Sipi(Instant),
 }
 
-/// Makes a vCPU that never ran here a proxy.
+/// Makes a vCPU that never ran here, or that could not be written, a proxy.
 pub fn install(core: &mut VcpuCore) -> Result<Waiting, VcpuError> {
+    core.context(context::disown_async_faults(&core.fd, &core.msrs))?;
     rearm(core)?;
     Ok(Waiting::Parked)
 }
@@ -46,6 +47,7 @@ pub fn take_over(
     captured: &VcpuContext,
     around: &dyn Surroundings,
 ) -> Result<Waiting, VcpuError> {
+    core.context(context::disown_async_faults(&core.fd, &core.msrs))?;
     core.context(context::release_timer(&core.fd, captured))?;
     core.context(context::eoi_everything(&core.fd, &captured.apic))?;
     enable_apic(core, captured.apic.enabled())?;

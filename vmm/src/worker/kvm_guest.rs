@@ -9,7 +9,8 @@ use tessera_devices::GuestEnd;
 use tessera_dsm::link::Link;
 use tessera_dsm::memory::NodeMemory;
 use tessera_dsm::pager::{
-    Arrived, AskAhead, Pager, PagerConfig, PagerFailure, PagerHooks, PagerStats, Rejoin, Resume, Tracking,
+    Arrived, AskAhead, Pager, PagerConfig, PagerFailure, PagerHooks, PagerStats, Rejoin, Resume, Stall,
+    Tracking,
 };
 use tessera_dsm::protocol::{HabitPolicy, LeasePolicy};
 use tessera_dsm::{NodeId, EXTENT_PAGES, PAGE_BYTES};
@@ -23,7 +24,8 @@ use crate::control::ending::EndCause;
 use crate::control::frame;
 use crate::control::guest::GuestSpec;
 use crate::control::stats::{
-    ArrivalStats, FaultStats, MemoryStats, MoveStats, NodeStats, Spread, TrafficStats, VcpuStats,
+    ArrivalStats, AsyncFaultStats, FaultStats, MemoryStats, MoveStats, NodeStats, Spread, StallStats,
+    TrafficStats, VcpuStats,
 };
 use crate::host::priority;
 use crate::machine::{
@@ -197,6 +199,19 @@ struct KvmGuest {
     pager: Arc<Pager>,
 }
 
+impl KvmGuest {
+    /// What the pager knows of threads, by vCPU.
+    fn stalls(&self, pager: &PagerStats) -> Vec<StallStats> {
+        let of_vcpu = |&(thread, stall): &(u32, Stall)| {
+            let vcpu = self.machine.vcpu_of_thread(thread)?.0.into();
+            Some(StallStats { vcpu, faults: stall.faults, stalled_us: stall.waited_us })
+        };
+        let mut stalls: Vec<StallStats> = pager.stalls.iter().filter_map(of_vcpu).collect();
+        stalls.sort_by_key(|stall| stall.vcpu);
+        stalls
+    }
+}
+
 impl GuestMachine for KvmGuest {
     fn start(&self) -> Result<(), String> {
         self.machine.start().map_err(line)
@@ -263,6 +278,11 @@ impl GuestMachine for KvmGuest {
             stats.memory.owned_pages = self.spec.layout.pages();
         }
         stats.faults = faults(&pager);
+        stats.stalls = self.stalls(&pager);
+        stats.async_faults = AsyncFaultStats {
+            faults: pager.kernel_stalls.faults,
+            travelled_us: pager.kernel_stalls.waited_us,
+        };
         stats.arrivals = arrivals(&pager);
         stats.hottest.clone_from(&pager.hottest);
         stats.traffic = TrafficStats {

@@ -22,7 +22,7 @@ use tessera_dsm::NodeId;
 use tessera_migration::VcpuId;
 use tessera_vmm::boot::{self, BootSpec, BootVcpu};
 use tessera_vmm::control::devices::DeviceSpec;
-use tessera_vmm::cpuid;
+use tessera_vmm::cpuid::{self, AsyncFaults};
 use tessera_vmm::machine::{
     HomeDevices, Machine, MachineEvents, MachineSpec, PeerLost, PeerMessage, PeerSink, VcpuSpec,
 };
@@ -62,6 +62,8 @@ pub struct ClusterSpec {
     pub lease: LeasePolicy,
     pub ahead: AskAhead,
     pub meddler: Option<Meddler>,
+    /// Whether the guest is offered asynchronous page faults.
+    pub async_faults: AsyncFaults,
     /// What the data connections go over; plain loopback if absent.
     pub network: Option<Arc<Network>>,
     /// Devices of the home node.
@@ -83,6 +85,7 @@ impl ClusterSpec {
             lease: LeasePolicy::default(),
             ahead: AskAhead::On,
             meddler: None,
+            async_faults: AsyncFaults::Hidden,
             network: None,
             devices: Vec::new(),
             connect: None,
@@ -92,6 +95,12 @@ impl ClusterSpec {
     /// Over connections that break when the network is told to.
     pub fn over(mut self, network: &Arc<Network>) -> Self {
         self.network = Some(network.clone());
+        self
+    }
+
+    /// With asynchronous page faults.
+    pub fn with_async_faults(mut self) -> Self {
+        self.async_faults = AsyncFaults::Offered;
         self
     }
 
@@ -214,6 +223,10 @@ impl Cluster {
             vcpus: vcpus.iter().map(|v| BootVcpu { apic_id: v.apic_id, node: v.node }).collect(),
         };
         let image = boot::load(&memories[0].alias_view(), &layout, &boot_spec).expect("loads");
+        let mut shown = cpuid::levelled(std::slice::from_ref(&supported)).expect("levels");
+        if spec.async_faults == AsyncFaults::Offered {
+            cpuid::offer_async_faults(&mut shown, std::slice::from_ref(&supported)).expect("offered");
+        }
         let listener = Arc::new(Listener::default());
         let (lines, inboxes): (Vec<_>, Vec<_>) = (0..nodes).map(|_| channel::<(NodeId, Vec<u8>)>()).unzip();
         let mut mesh = mesh(nodes, &connector(&spec));
@@ -245,7 +258,7 @@ impl Cluster {
                 nodes: spec.nodes,
                 layout: layout.clone(),
                 vcpus: vcpus.clone(),
-                cpuid: cpuid::levelled(std::slice::from_ref(&supported)).expect("levels"),
+                cpuid: shown.clone(),
                 tsc_khz,
                 tsc_offset_ticks,
             };

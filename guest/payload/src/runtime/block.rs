@@ -1,6 +1,6 @@
 //! A CPU's block: 16 KiB, aligned, touched by that CPU (and by those who read its counters).
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// What an exception left behind.
 #[repr(C)]
@@ -17,6 +17,23 @@ pub struct Exception {
     pub rsp: AtomicU64,
     /// CR2.
     pub cr2: AtomicU64,
+}
+
+/// Asynchronous page faults of a CPU: what KVM writes, and what ring 0 makes of it.
+#[repr(C, align(64))]
+pub struct AsyncFaults {
+    /// 1: KVM has injected a page fault whose CR2 is a token.
+    flags: AtomicU32,
+    /// The token of a page that has come; all bits: all of them.
+    token: AtomicU32,
+    reserved: [u64; 7],
+    /// The token that this CPU waits for, halted; 0: none.
+    waiting: AtomicU64,
+    /// Faults whose page was not there.
+    pub absent: AtomicU64,
+    /// How often all who wait were woken.
+    pub woken_all: AtomicU64,
+    rest: [u64; 5],
 }
 
 /// The layout that `ring0.s` works with. The first page holds what other CPUs read, the second is private
@@ -36,7 +53,10 @@ pub struct Block {
     boot_params: AtomicU64,
     index: AtomicU64,
     apic_id: AtomicU64,
-    rest: [u64; 512 - 32 - 5],
+    gap: [u64; 3],
+    /// Asynchronous page faults.
+    pub async_faults: AsyncFaults,
+    rest: [u64; 512 - 32 - 8 - 16],
     stack: [u64; 1024],
 }
 
@@ -44,6 +64,7 @@ const _: () = assert!(core::mem::size_of::<Block>() == 16384);
 const _: () = assert!(core::mem::offset_of!(Block, exception) == 2048);
 const _: () = assert!(core::mem::offset_of!(Block, descriptors) == 4096);
 const _: () = assert!(core::mem::offset_of!(Block, user_stack) == 4096 + 256);
+const _: () = assert!(core::mem::offset_of!(Block, async_faults) == 4096 + 320);
 
 impl Block {
     /// Fills in what ring 0 needs to bring this CPU to `entry` in ring 3 with the stack that ends at

@@ -15,6 +15,8 @@ const TSC_DEADLINE: u32 = 0x6e0;
 
 /// The first vector that tests may use.
 pub const FIRST_FREE_VECTOR: u8 = 0x30;
+/// The vector by which KVM tells that a page has come; `ring0.s` has it too.
+pub const ASYNC_VECTOR: u8 = 0x2e;
 /// The vector under which NMIs are counted.
 pub const NMI_VECTOR: u8 = 2;
 

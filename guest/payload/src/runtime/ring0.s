@@ -16,6 +16,14 @@
 .set ENTRY,           4096 + 264
 .set BOOT_PARAMS,     4096 + 272
 
+.set ASYNC_FLAGS,     4096 + 320    # what KVM writes (64 bytes), then what we remember
+.set ASYNC_TOKEN,     4096 + 324
+.set ASYNC_WAITING,   4096 + 384
+.set ASYNC_ABSENT,    4096 + 392
+.set ASYNC_WOKEN_ALL, 4096 + 400
+.set ASYNC_VECTOR,    0x2e          # as in `runtime::interrupts`
+.set ASYNC_ACK,       0x4b564d07
+
 .set KERNEL_CODE,     0x08
 .set USER_DATA,       0x1b
 .set USER_CODE,       0x23
@@ -227,6 +235,62 @@ nmi_entry:
     pop rcx
     iretq
 
+# ---- asynchronous page faults: KVM says that the page of a ring-3 access is not there. The CPU halts, interrupts on, until
+#      the token has come. Nothing else wakes it: a token that is lost is a hang. ----
+page_fault_entry:                   # stack: error, rip, cs, rflags, rsp, ss
+    push rax
+    push rbx
+    mov rbx, rsp
+    and rbx, -BLOCK_BYTES
+    cmp dword ptr [rbx + ASYNC_FLAGS], 1
+    jne 2f
+    mov dword ptr [rbx + ASYNC_FLAGS], 0
+    mov rax, cr2
+    mov [rbx + ASYNC_WAITING], rax
+    inc qword ptr [rbx + ASYNC_ABSENT]
+1:  sti
+    hlt
+    cli
+    cmp qword ptr [rbx + ASYNC_WAITING], 0
+    jne 1b
+    pop rbx
+    pop rax
+    add rsp, 8
+    iretq
+2:  pop rbx
+    pop rax
+    push 14
+    jmp exception_common
+
+async_ready:                        # RAX saved, EAX = vector
+    push rcx
+    push rdx
+    push rbx
+    mov rbx, rsp
+    and rbx, -BLOCK_BYTES
+    inc qword ptr [rbx + rax * 8]
+    mov eax, [rbx + ASYNC_TOKEN]
+    cmp eax, -1
+    jne 1f
+    inc qword ptr [rbx + ASYNC_WOKEN_ALL]
+    jmp 2f
+1:  cmp rax, [rbx + ASYNC_WAITING]
+    jne 3f                          # of a wait that is over
+2:  mov qword ptr [rbx + ASYNC_WAITING], 0
+3:  mov dword ptr [rbx + ASYNC_TOKEN], 0
+    mov ecx, ASYNC_ACK
+    mov eax, 1
+    xor edx, edx
+    wrmsr
+    mov ecx, X2APIC_EOI
+    xor eax, eax
+    wrmsr
+    pop rbx
+    pop rdx
+    pop rcx
+    pop rax
+    iretq
+
 # ---- exceptions: record, then let ring 3 say so ----
 exception_common:                   # stack: vector, error, rip, cs, rflags, rsp, ss
     mov rbx, rsp
@@ -271,7 +335,13 @@ vector_stubs:
         jmp nmi_entry
     .elseif vector == 6
         jmp gate_entry
-    .elseif vector == 8 || (vector >= 10 && vector <= 14) || vector == 17 || vector == 21 || vector == 29 || vector == 30
+    .elseif vector == 14
+        jmp page_fault_entry
+    .elseif vector == ASYNC_VECTOR
+        push rax
+        mov eax, vector
+        jmp async_ready
+    .elseif vector == 8 || (vector >= 10 && vector <= 13) || vector == 17 || vector == 21 || vector == 29 || vector == 30
         push vector
         jmp exception_common
     .elseif vector < 32

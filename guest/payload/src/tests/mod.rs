@@ -1,5 +1,6 @@
 //! The tests. Each takes its words from the command line, prints one result line and says whether it passed.
 
+mod async_faults;
 mod atomics;
 mod basic;
 mod bench;
@@ -29,6 +30,7 @@ const TESTS: &[(&str, Test)] = &[
     ("xadd", atomics::xadd),
     ("xadd_straddle", atomics::xadd_straddle),
     ("cas16", atomics::cas16),
+    ("async_faults", async_faults::async_faults),
     ("ipi_count", ipi::ipi_count),
     ("ipi_all", ipi::ipi_all),
     ("nmi", ipi::nmi),

@@ -10,6 +10,7 @@ pub mod hwrng;
 pub mod ipi;
 pub mod mgs;
 pub mod numa;
+pub mod overlap;
 pub mod spawn;
 pub mod stamps;
 pub mod touch;
@@ -80,6 +81,11 @@ pub const ALL: &[Program] = &[
         name: "touch",
         help: "memory first touched by all CPUs, checked by others: mb=",
         run: touch::run,
+    },
+    Program {
+        name: "overlap",
+        help: "shared pages are touched while other threads compute: kind=add|read|feed kib= seconds=",
+        run: overlap::run,
     },
     Program {
         name: "disk",

@@ -1,5 +1,6 @@
 //! The stock lane: stock Linux guests across hosts, in scenarios.
 
+mod async_faults;
 mod hosts;
 mod kernels;
 mod leftovers;
@@ -70,6 +71,11 @@ const SCENARIOS: &[Scenario] = &[
         name: "a worker that hangs ends the guest on every host",
         hosts: Hosts::Pair,
         run: losses::hang,
+    },
+    Scenario {
+        name: "asynchronous faults: vCPUs move, a worker is killed",
+        hosts: Hosts::Pair,
+        run: async_faults::run,
     },
     Scenario { name: "a guest larger than any host", hosts: Hosts::SmallPair, run: memory::run },
     Scenario { name: "three hosts, three NUMA nodes", hosts: Hosts::Trio, run: three_hosts::run },
