@@ -8,15 +8,15 @@ use std::path::Path;
 
 use cluster::{Cluster, ClusterSpec};
 use tessera_vmm::control::devices::{
-    ConsoleSpec, DeviceSpec, DiskAccess, DiskSpec, NetLink, NetSpec, RngSpec, VsockSpec,
+    ConsoleSpec, DeviceSpec, DiskAccess, DiskFormat, DiskSpec, NetLink, NetSpec, RngSpec, VsockSpec,
 };
 
 /// Bytes of the disk: 64 pages, so that rounds come back to each.
 const DISK_BYTES: u64 = 64 << 12;
 
 fn disk(path: &Path) -> DeviceSpec {
-    let access = DiskAccess::ReadWrite;
-    DeviceSpec::Disk(DiskSpec { path: path.into(), access, serial: "payload".into() })
+    let (format, access) = (DiskFormat::Raw, DiskAccess::ReadWrite);
+    DeviceSpec::Disk(DiskSpec { path: path.into(), format, access, serial: "payload".into() })
 }
 
 fn image() -> tempfile::NamedTempFile {

@@ -16,6 +16,7 @@ use crate::virtio::testing::{wait_until, DriverQueue, Rig, BUFFERS, NEXT, WRITE}
 use crate::virtio::Device;
 
 mod fuzz;
+mod qcow2;
 
 const SECTORS: u64 = 64;
 const READ: u32 = 0;

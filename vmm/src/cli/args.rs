@@ -127,8 +127,9 @@ pub struct RunArgs {
     /// Memory, and how much of it each host contributes (K, M, G, T: powers of 1024)
     #[arg(long, value_name = "size=N[,per-host=[N,...]]")]
     pub memory: Option<KeyValues>,
-    /// Disks: raw images or block devices, by absolute paths on the first host; may be given several times
-    #[arg(long, value_name = "path=FILE[,readonly=on][,serial=TEXT]", num_args = 1..)]
+    /// Disks: images or block devices, by absolute paths on the first host; may be given several times
+    #[arg(long, num_args = 1..)]
+    #[arg(value_name = "path=FILE[,readonly=on][,serial=TEXT][,image_type=raw|qcow2][,backing_files=on]")]
     pub disk: Vec<KeyValues>,
     /// Network cards on tap devices, or on sockets where passt listens; may be given several times
     #[arg(long, value_name = "tap=NAME|socket=FILE[,mac=ADDRESS]", num_args = 1..)]
@@ -311,7 +312,9 @@ pub struct MoveArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::devices::{ConsoleSpec, DeviceSpec, DiskAccess, DiskSpec, NetLink, RngSpec};
+    use crate::control::devices::{
+        ConsoleSpec, DeviceSpec, DiskAccess, DiskFormat, DiskSpec, NetLink, RngSpec,
+    };
     use clap::CommandFactory;
 
     fn request(line: &str) -> Result<RunRequest, String> {
@@ -357,7 +360,8 @@ mod tests {
             request("tessera run --kernel k --rng src=/r --console file=/l --disk path=/a path=/b,readonly=on --disk path=/c,serial=s")
                 .expect("valid");
         let disk = |path: &str, access, serial: &str| {
-            DeviceSpec::Disk(DiskSpec { path: path.into(), access, serial: serial.into() })
+            let format = DiskFormat::Unsaid;
+            DeviceSpec::Disk(DiskSpec { path: path.into(), format, access, serial: serial.into() })
         };
         assert_eq!(
             request.devices,
@@ -392,6 +396,15 @@ mod tests {
     #[test]
     fn wrong_values_are_refused() {
         for (arguments, part) in [
+        let formats: Vec<DiskFormat> =
+            request_devices("--disk path=/a,image_type=raw path=/b,image_type=qcow2,backing_files=off path=/c,image_type=qcow2,backing_files=on")
+                .into_iter()
+                .map(|device| match device {
+                    DeviceSpec::Disk(disk) => disk.format,
+                    other => panic!("{other:?}"),
+                })
+                .collect();
+        assert_eq!(formats, [DiskFormat::Raw, DiskFormat::Qcow2, DiskFormat::Qcow2OnOthers]);
             ("--cpus boot=x", "--cpus: boot=x"),
             ("--cpus boots=1", "--cpus: there is no \"boots\""),
             ("--memory size=2Q", "--memory: size=2Q"),
@@ -417,3 +430,5 @@ mod tests {
         }
     }
 }
+            ("--disk path=a,image_type=vhd", "--disk: image_type=vhd: this is neither raw nor qcow2"),
+            ("--disk path=a,backing_files=on", "--disk: backing_files=on needs image_type=qcow2"),

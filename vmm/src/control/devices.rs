@@ -26,11 +26,26 @@ pub enum DiskAccess {
     ReadOnly,
 }
 
+/// How an image holds a disk's bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum DiskFormat {
+    /// Nobody has said so: as they are, unless it begins as another format does.
+    Unsaid,
+    /// As they are.
+    Raw,
+    /// As QEMU's qcow2 has it, all in one file.
+    Qcow2,
+    /// The same; what is not in it is in other images, which it names.
+    Qcow2OnOthers,
+}
+
 /// A disk.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct DiskSpec {
     /// The image: a file or a block device.
     pub path: PathBuf,
+    /// How it holds the bytes.
+    pub format: DiskFormat,
     /// Whether it may be written.
     pub access: DiskAccess,
     /// Its serial number, as the guest sees it.
@@ -216,7 +231,8 @@ mod tests {
 
     fn disk(path: &str, serial: &str) -> DeviceSpec {
         let access = DiskAccess::ReadWrite;
-        DeviceSpec::Disk(DiskSpec { path: path.into(), access, serial: serial.into() })
+        let format = DiskFormat::Unsaid;
+        DeviceSpec::Disk(DiskSpec { path: path.into(), format, access, serial: serial.into() })
     }
 
     #[test]
