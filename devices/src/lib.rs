@@ -16,6 +16,7 @@ pub mod cmos;
 pub mod console;
 pub mod entropy;
 mod events;
+pub mod ged;
 pub mod ioapic;
 pub mod net;
 pub mod payload;
@@ -26,6 +27,7 @@ pub mod ram;
 pub mod serial;
 pub mod virtio;
 pub mod vsock;
+pub mod watchdog;
 
 pub use bus::{Bus, BusDevice, BusError};
 pub use events::{GuestEnd, Msi, MsiSink, PlatformEvents};

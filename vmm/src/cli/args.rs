@@ -65,6 +65,8 @@ pub enum Verb {
     /// Print completions for bash
     #[command(after_help = "Example:\n  tessera completions > /etc/bash_completion.d/tessera")]
     Completions,
+    /// Press a guest's power button: it is asked to switch itself off
+    PowerButton(PowerButtonArgs),
 }
 
 /// Options of `node`.
@@ -283,6 +285,19 @@ pub struct VcpuArgs {
     #[command(subcommand)]
     pub verb: VcpuVerb,
 }
+/// Options of `power-button`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  tessera power-button --host a --guest web\n\n\
+    The guest decides what it does: a Linux that listens (systemd-logind, acpid) powers off in order.")]
+pub struct PowerButtonArgs {
+    /// Which daemon
+    #[command(flatten)]
+    pub at: HostArgs,
+    /// The guest; only needed where several run
+    #[arg(long, value_name = "NAME")]
+    pub guest: Option<GuestName>,
+}
+
 
 /// Verbs of `vcpu`.
 #[derive(Debug, Subcommand)]

@@ -86,7 +86,7 @@ fn usage(error: &clap::Error) -> ExitCode {
     let hint = "see `tessera --help`";
     let line = match error.kind() {
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
-            "what is to be done? The verbs are node, run, list, vcpu, stats, stop".to_owned()
+            "what is to be done? The verbs are node, run, list, vcpu, stats, stop, power-button".to_owned()
         }
         _ => {
             // Up to the first empty line it says what is wrong; usage and tips follow.
@@ -98,3 +98,4 @@ fn usage(error: &clap::Error) -> ExitCode {
     eprintln!("tessera: {line} ({hint})");
     ExitCode::from(EXIT_ERROR)
 }
+        Verb::PowerButton(press) => query::power_button(press),

@@ -1,11 +1,11 @@
-//! `list`, `vcpu`, `stats` and `stop`: one question to a daemon or to a guest, one answer.
+//! `list`, `vcpu`, `stats`, `stop` and `power-button`: one question to a daemon or to a guest, one answer.
 
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::args::{HostArgs, ListArgs, MoveArgs, QueryArgs, StopArgs, VcpuArgs, VcpuVerb};
+use super::args::{HostArgs, ListArgs, MoveArgs, PowerButtonArgs, QueryArgs, StopArgs, VcpuArgs, VcpuVerb};
 use super::table::{self, Table};
 use super::Failure;
 use crate::control::ask::{Answer, Ask, GuestList, GuestStats, Moved, Outcome};
@@ -106,6 +106,14 @@ pub(super) fn stats(query: &QueryArgs) -> Result<u8, Failure> {
 pub(super) fn stop(args: &StopArgs) -> Result<u8, Failure> {
     match ask(&args.at, args.guest.as_ref(), &Ask::Stop)? {
         Answer::Stopping => Ok(0),
+        _ => Err(confused()),
+    }
+}
+
+/// Presses a guest's power button.
+pub(super) fn power_button(args: &PowerButtonArgs) -> Result<u8, Failure> {
+    match ask(&args.at, args.guest.as_ref(), &Ask::PowerButton)? {
+        Answer::Pressed => Ok(0),
         _ => Err(confused()),
     }
 }

@@ -32,6 +32,8 @@ pub enum Ask {
     },
     /// Stop the guest.
     Stop,
+    /// Press the guest's power button, on whichever node its devices are.
+    PowerButton,
 }
 
 /// What became of it: an answer, or one line that says why not.
@@ -50,6 +52,8 @@ pub enum Answer {
     Moved(Moved),
     /// To [`Ask::Stop`].
     Stopping,
+    /// To [`Ask::PowerButton`].
+    Pressed,
 }
 
 /// The figures of a whole guest.

@@ -90,6 +90,13 @@ impl Machine {
         self.shared.platform.as_ref().map_or(0, |platform| platform.console_input(bytes))
     }
 
+    /// Presses the guest's power button. Only on the home node.
+    pub fn press_power_button(&self) {
+        if let Some(platform) = &self.shared.platform {
+            platform.press_power_button();
+        }
+    }
+
     /// Where each vCPU is, and how it fares here.
     pub fn vcpus(&self) -> Vec<VcpuStatus> {
         self.shared.vcpu_statuses()

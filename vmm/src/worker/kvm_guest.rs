@@ -217,6 +217,10 @@ impl GuestMachine for KvmGuest {
         self.machine.console_input(bytes)
     }
 
+    fn press_power_button(&self) {
+        self.machine.press_power_button();
+    }
+
     fn pages_alone(&self) -> u64 {
         match self.spec.nodes() {
             1 => resident_pages(self.memory.resident_bytes()),

@@ -89,6 +89,8 @@ pub trait GuestMachine: Send + Sync {
     fn vcpus(&self) -> Vec<VcpuStats>;
     /// Gives bytes to the guest's console; how many it took. Node 0 only.
     fn console_input(&self, bytes: &[u8]) -> usize;
+    /// Presses the guest's power button. Node 0 only.
+    fn press_power_button(&self);
     /// Pages that no other node has a copy of.
     fn pages_alone(&self) -> u64;
     /// Fills in the figures that the machine knows.

@@ -74,6 +74,7 @@ impl UnarmedGuest for Unarmed {
             events: surroundings.events,
             delivered: Mutex::default(),
             input: Mutex::default(),
+            presses: AtomicU32::new(0),
             places: Mutex::new(places),
             asked: AtomicU32::new(0),
             builder: self.builder.clone(),
@@ -92,6 +93,8 @@ pub struct FakeMachine {
     pub events: Arc<dyn GuestEvents>,
     pub delivered: Mutex<Vec<(NodeId, Vec<u8>)>>,
     pub input: Mutex<Vec<u8>>,
+    /// How often the power button was pressed.
+    pub presses: AtomicU32,
     pub places: Mutex<Vec<NodeId>>,
     /// How often the figures were asked for.
     pub asked: AtomicU32,
@@ -127,6 +130,10 @@ impl GuestMachine for FakeMachine {
             worst_blackout_us: 0,
         };
         places.iter().enumerate().map(stats).collect()
+    }
+
+    fn press_power_button(&self) {
+        self.presses.fetch_add(1, Ordering::SeqCst);
     }
 
     fn console_input(&self, bytes: &[u8]) -> usize {
