@@ -25,6 +25,7 @@ pub mod platform;
 pub mod power;
 pub mod ram;
 pub mod serial;
+pub mod traffic;
 pub mod virtio;
 pub mod vsock;
 pub mod watchdog;

@@ -14,7 +14,7 @@ use crate::ged::{Event, EventDevice};
 use crate::ioapic::IoApic;
 use crate::payload::{PayloadConsole, PayloadExit};
 use crate::pci::root::{ConfigPorts, Ecam, PciMemory};
-use crate::pci::PciRoot;
+use crate::pci::{FunctionReport, PciRoot};
 use crate::power::{AcpiPower, PvPanic, I8042};
 use crate::serial::SerialConsole;
 use crate::watchdog::Watchdog;
@@ -105,6 +105,16 @@ impl Platform {
     /// A write at guest-physical address `gpa`. Where no device is, nothing happens.
     pub fn mmio_write(&self, gpa: u64, data: &[u8]) {
         self.memory.write(gpa, data);
+    }
+
+    /// An access to memory at `gpa` came from a vCPU of another node: it counts for the device there.
+    pub fn remote_access(&self, gpa: u64, bytes: usize) {
+        self.pci.iter().for_each(|pci| pci.remote_access(gpa, bytes));
+    }
+
+    /// The devices on the PCI bus: their places, and what they say of themselves.
+    pub fn reports(&self) -> Vec<(usize, FunctionReport)> {
+        self.pci.iter().flat_map(|pci| pci.reports()).collect()
     }
 
     /// A vCPU's end-of-interrupt for `vector` (KVM_EXIT_IOAPIC_EOI).

@@ -65,6 +65,8 @@ pub enum Verb {
     Stats(QueryArgs),
     /// Stop a guest
     Stop(StopArgs),
+    /// See a guest's devices
+    Device(DeviceArgs),
     /// Press a guest's power button: it is asked to switch itself off
     PowerButton(PowerButtonArgs),
     /// Print completions for bash
@@ -283,6 +285,23 @@ pub struct StopArgs {
     /// The guest; only needed where several run
     #[arg(long, value_name = "NAME")]
     pub guest: Option<GuestName>,
+}
+
+/// Verbs of `device`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  tessera device list --host a")]
+pub struct DeviceArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub verb: DeviceVerb,
+}
+
+/// Verbs of `device`.
+#[derive(Debug, Subcommand)]
+pub enum DeviceVerb {
+    /// Show where each device is and what of its work crossed hosts
+    #[command(after_help = "Example:\n  tessera device list --host a")]
+    List(QueryArgs),
 }
 
 /// Options of `power-button`.

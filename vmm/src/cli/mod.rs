@@ -97,6 +97,7 @@ fn act(cli: &Cli) -> Result<u8, Failure> {
         }
         Verb::List(list) => query::list(list),
         Verb::Vcpu(vcpu) => query::vcpu(vcpu),
+        Verb::Device(device) => query::device(device),
         Verb::Stats(stats) => query::stats(stats),
         Verb::Stop(stop) => query::stop(stop),
         Verb::PowerButton(press) => query::power_button(press),
@@ -118,7 +119,8 @@ fn usage(error: &clap::Error) -> ExitCode {
     let hint = "see `tessera --help`";
     let line = match error.kind() {
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
-            "what is to be done? The verbs are node, run, list, vcpu, stats, stop, power-button".to_owned()
+            "what is to be done? The verbs are node, run, list, vcpu, device, stats, stop, power-button"
+                .to_owned()
         }
         _ => {
             // Up to the first empty line it says what is wrong; usage and tips follow.

@@ -158,6 +158,20 @@ impl DeviceSpec {
         }
     }
 
+    /// What is behind it, for people.
+    pub fn behind(&self) -> String {
+        match self {
+            DeviceSpec::Disk(disk) => disk.path.display().to_string(),
+            DeviceSpec::Net(NetSpec { link: NetLink::Tap(name), .. }) => format!("tap {name}"),
+            DeviceSpec::Net(NetSpec { link: NetLink::Socket(path), .. }) => path.display().to_string(),
+            DeviceSpec::Rng(rng) => rng.source.display().to_string(),
+            DeviceSpec::Console(ConsoleSpec::Launcher) => "launcher".into(),
+            DeviceSpec::Console(ConsoleSpec::File(path)) => path.display().to_string(),
+            DeviceSpec::Console(ConsoleSpec::Nowhere) => "nothing".into(),
+            DeviceSpec::Vsock(vsock) => format!("{} (address {})", vsock.socket.display(), vsock.cid),
+        }
+    }
+
     fn check(&self) -> Result<(), DeviceSpecError> {
         match self {
             DeviceSpec::Disk(disk) => {

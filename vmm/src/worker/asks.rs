@@ -56,7 +56,7 @@ pub fn answer_user(node: &Arc<Node>, ask: &Ask) -> Outcome {
             node.life.end(EndCause::Stopped(StopReason::Command));
             Ok(Answer::Stopping)
         }
-        Ask::PowerButton => match node.peers.link(NodeId::HOME) {
+        Ask::PowerButton | Ask::Devices => match node.peers.link(NodeId::HOME) {
             None => answer_peer(node, ask),
             Some(link) => link.ask(ask.clone(), Instant::now() + STATS_LIMIT),
         },
@@ -94,6 +94,7 @@ pub fn answer_peer(node: &Arc<Node>, ask: &Ask) -> Outcome {
             machine(node)?.press_power_button();
             Ok(Answer::Pressed)
         }
+        Ask::Devices => Ok(Answer::Devices(machine(node)?.devices())),
         Ask::Stats | Ask::Vcpus | Ask::Move { .. } | Ask::Stop => {
             Err("this is not asked by one node of another".into())
         }

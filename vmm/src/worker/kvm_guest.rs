@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::sync::Arc;
 
+use tessera_devices::pci::FunctionReport;
 use tessera_devices::ram::NodeRam;
 use tessera_devices::GuestEnd;
 use tessera_dsm::memory::NodeMemory;
@@ -15,10 +16,13 @@ use super::machine::{GuestBuilder, GuestEvents, GuestMachine, Surroundings, Unar
 use super::peers::Peers;
 use crate::boot::{self, BootSpec, BootVcpu, Entry};
 use crate::control::ask::Moved;
+use crate::control::devices::DeviceSpec;
 use crate::control::ending::EndCause;
 use crate::control::frame;
 use crate::control::guest::GuestSpec;
-use crate::control::stats::{FaultStats, MemoryStats, MoveStats, NodeStats, Spread, TrafficStats, VcpuStats};
+use crate::control::stats::{
+    DeviceStats, FaultStats, MemoryStats, MoveStats, NodeStats, Spread, TrafficStats, VcpuStats,
+};
 use crate::host::priority;
 use crate::machine::{
     HomeDevices, Machine, MachineEvents, MachineSpec, PeerLost, PeerMessage, PeerSink, VcpuSpec, VcpuStatus,
@@ -215,6 +219,22 @@ impl GuestMachine for KvmGuest {
 
     fn console_input(&self, bytes: &[u8]) -> usize {
         self.machine.console_input(bytes)
+    }
+
+    fn devices(&self) -> Vec<DeviceStats> {
+        let host = self.spec.host_name(NodeId::HOME);
+        let stats = |(place, report): (usize, FunctionReport)| DeviceStats {
+            name: report.name,
+            slot: place as u8,
+            node: NodeId::HOME,
+            host: host.clone(),
+            // They are on the bus in the order of the description, behind the bridge.
+            behind: self.spec.devices.get(place.wrapping_sub(1)).map(DeviceSpec::behind).unwrap_or_default(),
+            pages_borrowed: report.traffic.pages_borrowed,
+            pages_fetched: report.traffic.pages_fetched,
+            remote_accesses: report.traffic.remote_accesses,
+        };
+        self.machine.device_reports().into_iter().map(stats).collect()
     }
 
     fn press_power_button(&self) {

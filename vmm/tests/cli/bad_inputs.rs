@@ -84,11 +84,12 @@ fn devices_that_cannot_be_had_are_named() {
     };
     let missing = text(&program.beside("missing"));
     let raw = beside("raw", &[0; 4096]);
-    // The first bytes of a qcow2 image, and no more of it.
+    // The head of a qcow2 image whose tables are a MiB behind it, and no more of it.
     let mut head = b"QFI\xfb\0\0\0\x03".to_vec();
     head.resize(4096, 0);
     head[23] = 16;
     head[39] = 200;
+    head[45] = 0x10;
     let qcow2 = beside("qcow2", &head);
     let device = |option: &str, value: String, parts: &[&str]| {
         refused(&["run", "--kernel", &kernel, option, &value], parts);
@@ -143,6 +144,8 @@ fn every_verb_explains_itself() {
         &["stats"],
         &["stop"],
         &["power-button"],
+        &["device"],
+        &["device", "list"],
     ] {
         let mut arguments = verb.to_vec();
         arguments.push("--help");

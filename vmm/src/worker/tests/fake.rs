@@ -12,7 +12,7 @@ use tessera_dsm::{Gfn, NodeId};
 use crate::control::ask::Moved;
 use crate::control::guest::GuestSpec;
 use crate::control::lifeline::Lifeline;
-use crate::control::stats::{NodeStats, VcpuStats};
+use crate::control::stats::{DeviceStats, NodeStats, VcpuStats};
 use crate::daemon::spawn::{Ended, WorkerProcess, WorkerSpawner};
 use crate::worker::life::Life;
 use crate::worker::machine::{GuestBuilder, GuestEvents, GuestMachine, Surroundings, UnarmedGuest, Written};
@@ -130,6 +130,19 @@ impl GuestMachine for FakeMachine {
             worst_blackout_us: 0,
         };
         places.iter().enumerate().map(stats).collect()
+    }
+
+    fn devices(&self) -> Vec<DeviceStats> {
+        vec![DeviceStats {
+            name: "disk0".into(),
+            slot: 1,
+            node: self.spec.me,
+            host: "h".into(),
+            behind: "/image".into(),
+            pages_borrowed: 3,
+            pages_fetched: 2,
+            remote_accesses: 1,
+        }]
     }
 
     fn press_power_button(&self) {
