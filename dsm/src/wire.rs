@@ -60,10 +60,12 @@ pub enum Kind {
     Done = 8,
     /// [`Message::Hurry`]
     Hurry = 9,
+    /// [`Message::Merge`]
+    Merge = 10,
 }
 
 impl Kind {
-    const ALL: [Kind; 9] = [
+    const ALL: [Kind; 10] = [
         Kind::Request,
         Kind::GrantExtent,
         Kind::AlreadyYours,
@@ -73,6 +75,7 @@ impl Kind {
         Kind::Invalidated,
         Kind::Done,
         Kind::Hurry,
+        Kind::Merge,
     ];
 }
 
@@ -148,6 +151,10 @@ pub fn encode(message: &Message, zero_page: bool) -> [u8; FRAME_BYTES] {
         }
         Message::GrantExtent { txn, .. } => {
             header.kind = Kind::GrantExtent as u8;
+            header.txn = U32::new(txn.0);
+        }
+        Message::Merge { txn, .. } => {
+            header.kind = Kind::Merge as u8;
             header.txn = U32::new(txn.0);
         }
         Message::AlreadyYours { .. } => header.kind = Kind::AlreadyYours as u8,
@@ -265,6 +272,7 @@ impl Reader {
                 Message::Request { gfn, access: self.access()?, held, turn }
             }
             Kind::GrantExtent => Message::GrantExtent { gfn, txn },
+            Kind::Merge => Message::Merge { gfn, txn },
             Kind::AlreadyYours => Message::AlreadyYours { gfn },
             Kind::Recall => {
                 let (requester, access, acks) = (self.requester()?, self.access()?, self.acks()?);
@@ -334,7 +342,7 @@ mod tests {
         let turn = any::<u32>().prop_map(Turn);
         let node = (0..NODES_MAX as u8).prop_map(NodeId);
         let acks = 0..NODES_MAX as u8;
-        (0..9u8, gfn, txn, turn, node, access(), acks, any::<bool>()).prop_map(
+        (0..10u8, gfn, txn, turn, node, access(), acks, any::<bool>()).prop_map(
             |(kind, gfn, txn, turn, requester, access, acks, flag)| match kind {
                 0 => Message::Request { gfn, access, held: flag, turn },
                 1 => Message::GrantExtent { gfn, txn },
@@ -344,6 +352,7 @@ mod tests {
                 5 => Message::Grant { gfn, txn, rights: access, page: flag, acks },
                 6 => Message::Invalidated { gfn, txn },
                 7 => Message::Hurry { gfn, txn, turn },
+                8 => Message::Merge { gfn, txn },
                 _ => Message::Done { gfn, txn },
             },
         )
@@ -366,7 +375,7 @@ mod tests {
         }
 
         #[test]
-        fn garbage_is_refused_or_means_exactly_what_it_says(bytes: [u8; FRAME_BYTES], kind in 0..11u8) {
+        fn garbage_is_refused_or_means_exactly_what_it_says(bytes: [u8; FRAME_BYTES], kind in 0..13u8) {
             let mut bytes = bytes;
             bytes[0] = kind;
             if let Ok(frame) = decode(&bytes) {
@@ -407,7 +416,7 @@ mod tests {
         };
         let wrong = |field, value| Err(WireError::Field { kind: 4, field, value });
         assert_eq!(field(0, 0), Err(WireError::Kind(0)));
-        assert_eq!(field(0, 10), Err(WireError::Kind(10)));
+        assert_eq!(field(0, 11), Err(WireError::Kind(11)));
         assert_eq!(field(1, FLAG_PAGE), wrong("flags", 1));
         assert_eq!(field(2, 0), wrong("access", 0));
         assert_eq!(field(2, 3), wrong("access", 3));

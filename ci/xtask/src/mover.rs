@@ -1,5 +1,6 @@
 //! Moves a guest's vCPUs from host to host while it works.
 
+use std::num::NonZeroU64;
 use std::sync::mpsc::{channel, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -55,6 +56,8 @@ pub struct Mover {
     console: Option<Sink>,
     /// How many results the guest will give: with the last one the moves end.
     results_due: usize,
+    /// A line on stderr after each so many moves.
+    tells_every: Option<NonZeroU64>,
 }
 
 /// Takes what the guest's console says.
@@ -69,13 +72,20 @@ struct Running {
 impl Mover {
     /// Follows a guest that will give this many results.
     pub fn new(control: Control, plan: Plan, results_due: usize) -> Self {
-        Self { control, plan, running: None, console: None, results_due }
+        Self { control, plan, running: None, console: None, results_due, tells_every: None }
     }
 
     /// Gives the console to `sink`.
     #[must_use]
     pub fn with_console(mut self, sink: impl FnMut(&[u8]) + 'static) -> Self {
         self.console = Some(Box::new(sink));
+        self
+    }
+
+    /// Says on stderr how far it is, after each so many moves.
+    #[must_use]
+    pub fn telling_every(mut self, moves: NonZeroU64) -> Self {
+        self.tells_every = Some(moves);
         self
     }
 
@@ -94,7 +104,7 @@ impl Mover {
             return;
         }
         let (stop, stopped) = channel::<()>();
-        let (control, plan) = (self.control.clone(), self.plan.clone());
+        let (control, plan, tells_every) = (self.control.clone(), self.plan.clone(), self.tells_every);
         let thread = std::thread::spawn(move || {
             let mut moves = Moves::default();
             let mut next = Instant::now();
@@ -119,6 +129,9 @@ impl Mover {
                     // The guest may have ended meanwhile: then there is nothing to move any more.
                     Err(_) if stops_within(&stopped, Duration::from_secs(2)) => break,
                     Err(error) => moves.errors.push(format!("{error:#}")),
+                }
+                if tells_every.is_some_and(|every| (turn + 1) % every == 0) {
+                    eprintln!("{} of at most {} moves, {} failed", turn + 1, plan.most, moves.errors.len());
                 }
             }
             moves

@@ -143,10 +143,15 @@ impl IoApic {
         }
     }
 
-    /// Raises and lowers the line of `pin`: one edge.
+    /// Raises and lowers the line of `pin`: one edge. A pin that does not exist is ignored.
+    ///
+    /// Both happen before the edge is delivered: a thread that is put aside in between must not hold the line up, or
+    /// another's pulse would be no edge.
     pub fn pulse(&self, pin: u32) {
-        self.set_line(pin, true);
-        self.set_line(pin, false);
+        let pin = pin as usize;
+        if pin < PINS {
+            self.act(|state| [state.set_line(pin, true), state.set_line(pin, false)].into_iter().flatten());
+        }
     }
 
     /// The guest's end-of-interrupt for `vector` (KVM_EXIT_IOAPIC_EOI).

@@ -1,6 +1,6 @@
 //! Rules of the 82093AA data sheet, by its sections.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use super::*;
 use crate::bus::BusDevice;
@@ -89,6 +89,33 @@ fn an_edge_is_delivered_once_for_each_rise() {
     assert_eq!(bench.vectors(), []);
     bench.ioapic.pulse(4);
     assert_eq!(bench.vectors(), [0x31]);
+}
+
+/// Where messages go: with the first one, somebody else pulses the same pin.
+#[derive(Default)]
+struct Meddler {
+    ioapic: OnceLock<Weak<IoApic>>,
+    sent: Mutex<usize>,
+}
+
+impl MsiSink for Meddler {
+    fn send(&self, _msi: Msi) {
+        *self.sent.lock().unwrap() += 1;
+        if *self.sent.lock().unwrap() == 1 {
+            self.ioapic.get().unwrap().upgrade().unwrap().pulse(4);
+        }
+    }
+}
+
+#[test]
+fn a_pulse_while_another_is_delivered_is_an_edge_of_its_own() {
+    let meddler = Arc::new(Meddler::default());
+    let ioapic = Arc::new(IoApic::new(meddler.clone()));
+    meddler.ioapic.set(Arc::downgrade(&ioapic)).unwrap();
+    ioapic.write(0, &0x18_u32.to_le_bytes());
+    ioapic.write(0x10, &0x31_u32.to_le_bytes());
+    ioapic.pulse(4);
+    assert_eq!(*meddler.sent.lock().unwrap(), 2);
 }
 
 #[test]

@@ -140,7 +140,6 @@ impl Driver {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => return Err(here(format!("waiting for events failed: {errno}"))),
             }
-            self.links.check_deadline(self.now())?;
             if self.node.next_deadline().is_some_and(|at| at <= self.now()) {
                 self.handle(Event::Tick, Body::None)?;
                 self.flush()?;
@@ -153,6 +152,8 @@ impl Driver {
                     peer => self.serve_peer(NodeId(peer as u8), event.flags)?,
                 }
             }
+            // Last: what has come may be the new link.
+            self.links.check_deadline(self.now())?;
         }
     }
 

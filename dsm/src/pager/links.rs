@@ -19,6 +19,9 @@ use crate::link::session::{Epoch, Greeting, Refused, Side};
 use crate::link::{Connection, Flushed, Link, LinkCounts, LinkError, Received};
 use crate::protocol::{Message, Micros};
 
+/// A deadline that is noticed so much too late was slept through: the whole process, or the host, was not running.
+const OVERSLEPT_US: Micros = 1_000_000;
+
 /// How links that break are replaced.
 pub struct Resume {
     /// For how long a peer may be without a link that works before it is lost.
@@ -74,6 +77,8 @@ pub(super) struct Links {
     queued_for: NodeSet,
     /// `None`: a link that breaks is a lost peer.
     resume: Option<Resume>,
+    /// No peer is lost before: this thread has not been running for a while, and looks around first.
+    not_before: Micros,
 }
 
 impl Links {
@@ -94,7 +99,14 @@ impl Links {
             watch(&epoll, &connection, peer)?;
             peers[peer.index()] = Some(Peer { connection, blocked: false, how: String::new() });
         }
-        Ok(Links { epoll, peers, closed: LinkCounts::default(), queued_for: NodeSet::EMPTY, resume })
+        Ok(Links {
+            epoll,
+            peers,
+            closed: LinkCounts::default(),
+            queued_for: NodeSet::EMPTY,
+            resume,
+            not_before: 0,
+        })
     }
 
     fn peer(&mut self, node: NodeId) -> Option<&mut Peer> {
@@ -252,15 +264,22 @@ impl Links {
         let limit = self.resume.as_ref()?.limit.as_micros() as Micros;
         let since =
             self.peers.iter().flatten().filter_map(|peer| peer.connection.session().in_trouble_since());
-        since.map(|since| since + limit).min()
+        since.map(|since| since + limit).min().map(|at| at.max(self.not_before))
     }
 
     /// Whether a peer has been without a link that works for too long.
     ///
     /// # Errors
     /// That it has.
-    pub fn check_deadline(&self, now: Micros) -> Result<(), PagerFailure> {
-        let Some(resume) = &self.resume else { return Ok(()) };
+    pub fn check_deadline(&mut self, now: Micros) -> Result<(), PagerFailure> {
+        let (Some(resume), Some(deadline)) = (&self.resume, self.next_deadline()) else { return Ok(()) };
+        if now < deadline {
+            return Ok(());
+        }
+        if now > deadline + OVERSLEPT_US {
+            self.not_before = now + OVERSLEPT_US;
+            return Ok(());
+        }
         let limit = resume.limit.as_micros() as Micros;
         for (node, peer) in self.peers.iter().enumerate() {
             let Some(peer) = peer else { continue };

@@ -156,6 +156,7 @@ fn merge_counters(sum: &mut Counters, other: &Counters) {
         lease_extensions,
         reads_given_to_write,
         splits,
+        merges,
         lends,
         transactions,
         queued,
@@ -175,6 +176,7 @@ fn merge_counters(sum: &mut Counters, other: &Counters) {
     *lease_extensions += other.lease_extensions;
     *reads_given_to_write += other.reads_given_to_write;
     *splits += other.splits;
+    *merges += other.merges;
     *lends += other.lends;
     *transactions += other.transactions;
     *queued += other.queued;

@@ -33,6 +33,8 @@ pub struct Counters {
     pub lease_extensions: u64,
     /// Extents of this node's that were split.
     pub splits: u64,
+    /// Extents of this node's that became whole again.
+    pub merges: u64,
     /// Pages lent to devices.
     pub lends: u64,
     /// Transactions that this node's directory began.

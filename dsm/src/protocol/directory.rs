@@ -5,62 +5,20 @@
 
 use std::sync::Arc;
 
-use super::habit::{Habit, HabitPolicy};
+use super::extent::{Entry, ExtentEntry, Extents, Split};
+use super::habit::HabitPolicy;
+use super::merge::Merging;
 use super::node::Outbox;
-#[cfg(test)]
-use super::table::Rights;
 use super::table::{ForPage, InFlight, Place};
-use super::{Access, Counters, Message, Turn, Txn, Violation};
+#[cfg(test)]
+use super::{habit::Habit, table::Rights};
+use super::{Access, Counters, Message, Micros, Turn, Txn, Violation};
 use crate::ids::{Gfn, NodeId, NodeSet, EXTENT_PAGES, NODES_MAX};
 use crate::layout::Layout;
 
 /// Most requests that one node may have out at one home. A guest of 288 vCPUs with 64 asynchronous page faults
 /// each stays below a third of it.
 pub(super) const REQUESTS_MAX: usize = 1 << 16;
-
-/// Who has a page.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(super) enum Entry {
-    /// One node may write it.
-    Exclusive(NodeId),
-    /// These, two or more, may read it.
-    Shared(NodeSet),
-}
-
-impl Entry {
-    fn allows(self, node: NodeId, access: Access) -> bool {
-        match (self, access) {
-            (Entry::Exclusive(owner), _) => owner == node,
-            (Entry::Shared(set), Access::Read) => set.contains(node),
-            (Entry::Shared(_), Access::Write) => false,
-        }
-    }
-
-    fn holders(self) -> NodeSet {
-        match self {
-            Entry::Exclusive(owner) => NodeSet::only(owner),
-            Entry::Shared(set) => set,
-        }
-    }
-}
-
-/// Who has an extent.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(super) enum ExtentEntry {
-    /// Nobody touched it yet: it reads as zero.
-    Untouched,
-    /// One node has all of it.
-    Whole(NodeId),
-    /// Page by page.
-    Split(Box<[Tracked]>),
-}
-
-/// A page of a split extent.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(super) struct Tracked {
-    entry: Entry,
-    habit: Habit,
-}
 
 /// A request, as the directory sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -158,8 +116,8 @@ impl Transaction {
 pub(super) struct Directory {
     me: NodeId,
     habits: HabitPolicy,
-    /// By dense extent index, over the whole layout; only this home's extents are ever used.
-    extents: Vec<ExtentEntry>,
+    extents: Extents,
+    merging: Merging,
     transactions: InFlight<Transaction>,
     next: Txn,
     /// For each node, its requests under way or waiting.
@@ -169,24 +127,19 @@ pub(super) struct Directory {
 impl Directory {
     /// The directory of node `me`; nobody has anything yet.
     pub fn new(me: NodeId, layout: &Arc<Layout>, habits: HabitPolicy) -> Self {
-        let extents = vec![ExtentEntry::Untouched; (layout.pages() / EXTENT_PAGES) as usize];
-        Directory { me, habits, extents, transactions: InFlight::new(), next: Txn(0), asked: [0; NODES_MAX] }
+        let merging = Merging::new(habits.merge, (layout.pages() / EXTENT_PAGES) as usize);
+        let (extents, transactions) = (Extents::new(layout), InFlight::new());
+        Directory { me, habits, extents, merging, transactions, next: Txn(0), asked: [0; NODES_MAX] }
     }
 
     /// Says that this node itself has all of an extent from the start.
     pub fn preload(&mut self, extent: usize) {
-        self.extents[extent] = ExtentEntry::Whole(self.me);
+        self.extents.own(extent, self.me);
     }
 
     /// Pages that no node but `node` has.
     pub fn pages_only_at(&self, node: NodeId) -> u64 {
-        let only_there = |tracked: &&Tracked| tracked.entry.holders() == NodeSet::only(node);
-        let count = |extent: &ExtentEntry| match extent {
-            ExtentEntry::Untouched => 0,
-            ExtentEntry::Whole(owner) => u64::from(*owner == node) * EXTENT_PAGES,
-            ExtentEntry::Split(entries) => entries.iter().filter(only_there).count() as u64,
-        };
-        self.extents.iter().map(count).sum()
+        self.extents.pages_only_at(node)
     }
 
     /// What is being done about the page.
@@ -214,20 +167,16 @@ impl Directory {
     /// A node asks for a page ([`Directory::check_request`] has passed).
     pub fn request(&mut self, request: Request, place: Place, out: &mut Outbox<'_>, counters: &mut Counters) {
         let (gfn, from) = (place.gfn, request.node);
-        match self.extents[place.extent] {
+        match *self.extents.get(place.extent) {
             ExtentEntry::Untouched => {
-                self.extents[place.extent] = ExtentEntry::Whole(from);
+                self.extents.own(place.extent, from);
                 let txn = self.number();
                 return out.send(from, Message::GrantExtent { gfn, txn });
             }
             ExtentEntry::Whole(owner) if owner == from => {
                 return out.send(from, Message::AlreadyYours { gfn });
             }
-            ExtentEntry::Whole(owner) => {
-                let page = Tracked { entry: Entry::Exclusive(owner), habit: Habit::default() };
-                let pages = vec![page; EXTENT_PAGES as usize];
-                self.extents[place.extent] = ExtentEntry::Split(pages.into_boxed_slice());
-            }
+            ExtentEntry::Whole(owner) => self.extents.split(place.extent, owner),
             ExtentEntry::Split(_) => {}
         }
         if let Some(transaction) = self.transactions.get_mut(gfn) {
@@ -237,6 +186,7 @@ impl Directory {
         }
         if let Some(transaction) = self.begin(request, place, Queue::EMPTY, out, counters) {
             self.transactions.put(transaction);
+            self.pages_mut(place).begin();
             self.asked[from.index()] += 1;
         }
     }
@@ -261,24 +211,43 @@ impl Directory {
 
     /// The requester has what it asked for ([`Directory::check_done`] has passed): the entry changes, and the next
     /// request is served.
-    pub fn done(&mut self, place: Place, out: &mut Outbox<'_>, counters: &mut Counters) {
+    pub fn done(&mut self, now: Micros, place: Place, out: &mut Outbox<'_>, counters: &mut Counters) {
         let Some(mut done) = self.transactions.take(place.gfn) else { return };
         let requester = done.requester;
-        let entry = &mut self.tracked_mut(place).entry;
-        *entry = match done.access {
+        let pages = self.pages_mut(place);
+        let entry = match done.access {
             Access::Write => Entry::Exclusive(requester),
             Access::Read => {
-                let mut set = entry.holders();
+                let mut set = pages.page_mut(place.page).0.holders();
                 set.insert(requester);
                 Entry::Shared(set)
             }
         };
+        pages.set(place.page, entry);
         self.asked[requester.index()] -= 1;
         while let Some(waiting) = done.queue.pop() {
             if let Some(transaction) = self.begin(waiting, place, done.queue, out, counters) {
                 return self.transactions.put(transaction);
             }
             self.asked[waiting.node.index()] -= 1;
+        }
+        if self.pages_mut(place).end(place.page, now) {
+            self.merging.note(place, now, &mut self.extents);
+        }
+    }
+
+    /// When [`Directory::merge_due`] has something to do.
+    pub fn next_deadline(&self) -> Option<Micros> {
+        self.merging.next_deadline()
+    }
+
+    /// Makes extents whole again whose time has come.
+    pub fn merge_due(&mut self, now: Micros, out: &mut Outbox<'_>) {
+        let mut looked = 0;
+        while let Some((place, owner)) = self.merging.next_due(now, &mut looked, &mut self.extents) {
+            self.extents.own(place.extent, owner);
+            let txn = self.number();
+            out.send(owner, Message::Merge { gfn: place.gfn, txn });
         }
     }
 
@@ -293,8 +262,7 @@ impl Directory {
     ) -> Option<Transaction> {
         let gfn = place.gfn;
         let policy = self.habits;
-        let Tracked { entry, habit } = self.tracked_mut(place);
-        let entry = *entry;
+        let (entry, habit) = self.pages_mut(place).page_mut(place.page);
         if entry.allows(node, access) {
             out.send(node, Message::AlreadyYours { gfn });
             return None;
@@ -327,13 +295,10 @@ impl Directory {
         Some(Transaction { place, txn, requester: node, access, supplier, upgrade, invalidated, turn, queue })
     }
 
-    fn tracked_mut(&mut self, place: Place) -> &mut Tracked {
-        match &mut self.extents[place.extent] {
-            ExtentEntry::Split(pages) => &mut pages[place.page],
-            other => {
-                unreachable!("a page of {place:?} has its own entry only after the split, not in {other:?}")
-            }
-        }
+    /// The pages of an extent that is split: transactions are only of such.
+    fn pages_mut(&mut self, place: Place) -> &mut Split {
+        let pages = self.extents.pages_mut(place.extent);
+        pages.unwrap_or_else(|| unreachable!("{place:?} has an entry of its own only after the split"))
     }
 
     fn number(&mut self) -> Txn {
@@ -363,17 +328,19 @@ impl Directory {
     }
 
     /// The page's entry, once its extent is split.
-    pub fn entry_if_split(&mut self, place: Place) -> Option<&mut Entry> {
-        match &mut self.extents[place.extent] {
-            ExtentEntry::Split(pages) => Some(&mut pages[place.page].entry),
-            _ => None,
-        }
+    pub fn entry_if_split(&mut self, place: Place) -> Option<Entry> {
+        self.extents.pages_mut(place.extent).map(|pages| pages.page_mut(place.page).0)
+    }
+
+    /// Changes the page's entry, if its extent is split.
+    pub fn set_entry(&mut self, place: Place, entry: Entry) {
+        self.extents.pages_mut(place.extent).into_iter().for_each(|pages| pages.set(place.page, entry));
     }
 
     /// What is known of how the page is used, once its extent is split.
     pub fn habit(&self, place: Place) -> Option<Habit> {
-        match &self.extents[place.extent] {
-            ExtentEntry::Split(pages) => Some(pages[place.page].habit),
+        match self.extents.get(place.extent) {
+            ExtentEntry::Split(pages) => Some(pages.habit(place.page)),
             _ => None,
         }
     }
@@ -383,18 +350,15 @@ impl Directory {
         self.transactions.get_mut(gfn).map(|transaction| &mut transaction.access)
     }
 
-    /// Forgets how often habits were wrong.
-    pub fn forgive_habits(&mut self) {
-        for extent in &mut self.extents {
-            if let ExtentEntry::Split(pages) = extent {
-                pages.iter_mut().for_each(|page| page.habit.forgive());
-            }
-        }
+    /// Forgets past times, and how often habits were wrong.
+    pub fn forget_past(&mut self) {
+        self.merging.forget_times();
+        self.extents.forget_past();
     }
 
     /// Forgets to whom an extent was granted.
     pub fn forget_extent(&mut self, extent: usize) {
-        self.extents[extent] = ExtentEntry::Untouched;
+        self.extents.forget(extent);
     }
 
     /// Forgets the request that would be served next for the page.
@@ -427,13 +391,57 @@ impl Directory {
 
     /// Who has a page.
     pub fn recorded(&self, place: Place) -> Vec<(NodeId, Rights)> {
-        match &self.extents[place.extent] {
+        match self.extents.get(place.extent) {
             ExtentEntry::Untouched => vec![],
             ExtentEntry::Whole(owner) => vec![(*owner, Rights::Write)],
-            ExtentEntry::Split(pages) => match pages[place.page].entry {
+            ExtentEntry::Split(pages) => match pages.entry(place.page) {
                 Entry::Exclusive(owner) => vec![(owner, Rights::Write)],
                 Entry::Shared(set) => set.iter().map(|node| (node, Rights::Read)).collect(),
             },
         }
+    }
+
+    /// Who has the page's extent as a whole.
+    pub fn whole_owner(&self, place: Place) -> Option<NodeId> {
+        match self.extents.get(place.extent) {
+            ExtentEntry::Whole(owner) => Some(*owner),
+            _ => None,
+        }
+    }
+
+    /// Some node has all of the extent.
+    pub fn own_extent(&mut self, extent: usize, owner: NodeId) {
+        self.extents.own(extent, owner);
+    }
+
+    /// The extent is split, and all pages are some node's.
+    pub fn split_extent(&mut self, extent: usize, owner: NodeId) {
+        self.extents.split(extent, owner);
+    }
+
+    /// Every extent that is one node's counts as calm, whatever is under way.
+    pub fn calm_extents(&mut self) {
+        self.extents.calm();
+    }
+
+    /// No extent is looked at any more.
+    pub fn forget_looks(&mut self) {
+        self.merging.forget_looks();
+    }
+
+    /// Whether extents are merged.
+    pub fn merges(&self) -> bool {
+        self.habits.merge.is_some()
+    }
+
+    /// Whether the page's extent could be whole but is split.
+    pub fn could_merge(&self, place: Place) -> bool {
+        matches!(self.extents.get(place.extent), ExtentEntry::Split(pages) if pages.sole_owner().is_some())
+    }
+
+    /// What is counted of a split extent is so.
+    pub fn check_counts(&self) -> Result<(), String> {
+        let under_way = |extent| self.transactions.iter().filter(|t| t.place.extent == extent).count();
+        self.extents.check_counts(under_way)
     }
 }

@@ -10,7 +10,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::directory::Entry;
+use super::extent::Entry;
+use super::merge::MergePolicy;
 use super::Access;
 use crate::ids::NodeId;
 
@@ -19,6 +20,8 @@ use crate::ids::NodeId;
 pub struct HabitPolicy {
     /// Pages that are read and then written by one node after the other; `None`: each is asked for twice.
     pub migratory: Option<MigratoryPolicy>,
+    /// Split extents that are one node's again; `None`: they stay split.
+    pub merge: Option<MergePolicy>,
 }
 
 /// When a page counts as migratory.
@@ -32,13 +35,14 @@ pub struct MigratoryPolicy {
 
 impl Default for HabitPolicy {
     fn default() -> Self {
-        HabitPolicy { migratory: Some(MigratoryPolicy { after: 2, probe_every: 8 }) }
+        let migratory = MigratoryPolicy { after: 2, probe_every: 8 };
+        HabitPolicy { migratory: Some(migratory), merge: Some(MergePolicy::default()) }
     }
 }
 
 impl HabitPolicy {
     /// Nothing is learned: every request gets what it asks for.
-    pub const OFF: HabitPolicy = HabitPolicy { migratory: None };
+    pub const OFF: HabitPolicy = HabitPolicy { migratory: None, merge: None };
 }
 
 /// Most doublings of the hand-overs that must be seen.
@@ -127,7 +131,8 @@ mod tests {
 
     use Access::{Read, Write};
 
-    const POLICY: HabitPolicy = HabitPolicy { migratory: Some(MigratoryPolicy { after: 2, probe_every: 4 }) };
+    const POLICY: HabitPolicy =
+        HabitPolicy { migratory: Some(MigratoryPolicy { after: 2, probe_every: 4 }), merge: None };
 
     /// A page, its entry kept as the directory would.
     struct Page {

@@ -16,8 +16,10 @@
 
 mod counters;
 mod directory;
+mod extent;
 mod habit;
 pub mod lease;
+mod merge;
 pub mod node;
 mod owner;
 mod requester;
@@ -29,6 +31,7 @@ mod violation;
 pub use counters::{Counters, Holdings};
 pub use habit::{HabitPolicy, MigratoryPolicy};
 pub use lease::LeasePolicy;
+pub use merge::MergePolicy;
 pub use node::{Node, NodeConfig};
 pub use table::Rights;
 pub use violation::Violation;
@@ -124,7 +127,8 @@ pub enum Action {
         gfn: Gfn,
     },
     /// The whole extent is this node's alone and nothing in it need be watched: stop tracking it (faults there
-    /// are the host kernel's own business, untouched pages read as zero) and wake who waits.
+    /// are the host kernel's own business, untouched pages read as zero) and wake who waits. This node has no page of it,
+    /// or all of them to write, which stay as they are.
     OwnExtent {
         /// The extent.
         extent: Extent,
@@ -214,6 +218,14 @@ pub enum Message {
         /// The transaction.
         txn: Txn,
     },
+    /// H to O: you have every page of the extent, nobody asks for one: it is yours as a whole. Needs no
+    /// [`Message::Done`], like [`Message::GrantExtent`].
+    Merge {
+        /// Some page of the extent.
+        gfn: Gfn,
+        /// A number of its own.
+        txn: Txn,
+    },
     /// H to R: you have what you asked for, because a grant of the whole extent overtook your request. Needs no
     /// [`Message::Done`].
     AlreadyYours {
@@ -291,6 +303,7 @@ impl Message {
         match *self {
             Message::Request { gfn, .. }
             | Message::GrantExtent { gfn, .. }
+            | Message::Merge { gfn, .. }
             | Message::AlreadyYours { gfn }
             | Message::Recall { gfn, .. }
             | Message::Invalidate { gfn, .. }
@@ -306,6 +319,7 @@ impl Message {
         match self {
             Message::Request { .. } => "Request",
             Message::GrantExtent { .. } => "GrantExtent",
+            Message::Merge { .. } => "Merge",
             Message::AlreadyYours { .. } => "AlreadyYours",
             Message::Recall { .. } => "Recall",
             Message::Invalidate { .. } => "Invalidate",

@@ -140,7 +140,10 @@ impl Node {
             Event::Fault { gfn, access } => self.fault(now, self.place(gfn)?, access, out)?,
             Event::Borrow { gfn, access } => self.borrow(now, self.place(gfn)?, access, out)?,
             Event::Return { gfn } => self.give_back(now, self.place(gfn)?, out)?,
-            Event::Tick => self.obey_due(now, out),
+            Event::Tick => {
+                self.obey_due(now, out);
+                self.directory.merge_due(now, out);
+            }
             Event::Message { from, message } => {
                 if from == self.me || from.0 >= self.nodes {
                     let (kind, gfn) = (message.kind(), message.gfn());
@@ -175,8 +178,9 @@ impl Node {
                 self.directory.request(request, place, out, &mut self.counters);
                 Ok(())
             }
-            Message::Done { txn, .. } => self.done(from, place, txn, out),
+            Message::Done { txn, .. } => self.done(now, from, place, txn, out),
             Message::GrantExtent { .. } => self.extent_granted(now, from, place, out),
+            Message::Merge { .. } => self.merged(now, from, place, out),
             Message::AlreadyYours { .. } => self.already_ours(now, from, place, out),
             Message::Grant { .. } => self.granted(now, from, place, message, out),
             Message::Invalidated { txn, .. } => self.acknowledged(now, from, place, txn, out),
@@ -199,6 +203,7 @@ impl Node {
                 Err(Violation::NotHome { kind, gfn, from, home })
             }
             Message::GrantExtent { .. }
+            | Message::Merge { .. }
             | Message::AlreadyYours { .. }
             | Message::Recall { .. }
             | Message::Invalidate { .. }
@@ -215,6 +220,7 @@ impl Node {
     /// The requester says that it has what it asked for.
     fn done(
         &mut self,
+        now: Micros,
         from: NodeId,
         place: Place,
         txn: super::Txn,
@@ -229,14 +235,15 @@ impl Node {
                 expected: "it after this node's own part in the transaction",
             });
         }
-        self.directory.done(place, out, &mut self.counters);
+        self.directory.done(now, place, out, &mut self.counters);
         Ok(())
     }
 
-    /// When [`Event::Tick`] is due: the earliest time at which a deferred recall may be obeyed. `None`: nothing waits
-    /// for time. It changes with every event; a time in the past means at once.
+    /// When [`Event::Tick`] is due: the earliest time at which a deferred recall may be obeyed, or an extent may become
+    /// whole again. `None`: nothing waits for time. It changes with every event; a time in the past means at once.
     pub fn next_deadline(&self) -> Option<Micros> {
-        self.deferred.iter().filter_map(|deferred| self.obeys_at(deferred)).min()
+        let orders = self.deferred.iter().filter_map(|deferred| self.obeys_at(deferred));
+        orders.chain(self.directory.next_deadline()).min()
     }
 
     /// What happened so far.

@@ -145,6 +145,27 @@ impl Node {
         out.act(Action::Discard { gfn: place.gfn });
     }
 
+    /// The home says that a split extent is this node's as a whole again.
+    pub(super) fn merged(
+        &mut self,
+        now: Micros,
+        from: NodeId,
+        place: Place,
+        out: &mut Outbox<'_>,
+    ) -> Result<(), Violation> {
+        let gfn = place.gfn;
+        let ordered = self.deferred.iter().any(|deferred| deferred.place.extent == place.extent);
+        if ordered || !self.pages.is_all_writable(place) {
+            let expected =
+                "it only for a split extent of which this node has every page, and shall give none";
+            return Err(Violation::Unexpected { kind: "Merge", gfn, from, expected });
+        }
+        self.pages.merge(place.extent, now);
+        self.counters.merges += 1;
+        out.act(Action::OwnExtent { extent: gfn.extent() });
+        Ok(())
+    }
+
     /// Whether this node waits for pages other than this.
     fn is_collecting(&self, place: Place) -> bool {
         self.wanted.len() > usize::from(self.wanted.get(place.gfn).is_some())

@@ -8,6 +8,9 @@ use crate::ids::{Gfn, NodeId, NodeSet};
 /// Most borrows of one page at a time, waiting ones included.
 const LENT_MAX: u16 = u16::MAX;
 
+/// A page has one transaction at a time: while this node owes its part in another's, its own request is not served.
+const AFTER_THE_ORDER: &str = "it after the order for the page that this node has not obeyed yet";
+
 /// Who waits for a page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Claim {
@@ -284,6 +287,9 @@ impl Node {
         if wanted.acks_needed.is_some() {
             return unexpected("one grant in a transaction");
         }
+        if self.deferred.get(gfn).is_some() {
+            return unexpected(AFTER_THE_ORDER);
+        }
         if rights < wanted.asked || rights > wanted.asked && acks > 0 {
             return unexpected("the rights that were asked for, or more where nobody else has a copy");
         }
@@ -349,6 +355,9 @@ impl Node {
         let unexpected = |expected| Err(Violation::Unexpected { kind, gfn, from, expected });
         let wanted = self.wanted.get_mut(gfn).ok_or(Violation::Unasked { kind, gfn, from })?;
         wanted.check_txn(kind, from, txn)?;
+        if self.deferred.get(gfn).is_some() {
+            return unexpected(AFTER_THE_ORDER);
+        }
         if wanted.asked != Access::Write || wanted.acks.contains(from) {
             return unexpected("one acknowledgement of each other copy, for a write");
         }

@@ -89,6 +89,8 @@ struct ExtentShare {
     since: Micros,
     /// Pages with rights, in an extent that is not whole.
     held: u16,
+    /// Of these, pages that may be written.
+    writable: u16,
     /// Allocated when a page of the extent first comes or goes by itself, or is lent.
     pages: Option<Box<[Page]>>,
 }
@@ -157,8 +159,10 @@ impl PageTable {
         let page = &mut share.pages()[place.page];
         let before = std::mem::replace(&mut page.rights, rights);
         page.since = now;
-        let was_held = u16::from(before != Rights::None);
-        share.held = share.held - was_held + u16::from(rights != Rights::None);
+        let changed =
+            |sum: u16, test: fn(Rights) -> bool| sum + u16::from(test(rights)) - u16::from(test(before));
+        share.held = changed(share.held, |rights| rights != Rights::None);
+        share.writable = changed(share.writable, |rights| rights == Rights::Write);
         let mut count = |rights: Rights, by: i64| {
             let total = match rights {
                 Rights::None => return,
@@ -200,9 +204,26 @@ impl PageTable {
             page.since = since;
         }
         share.whole = false;
-        share.held = EXTENT_PAGES as u16;
+        (share.held, share.writable) = (EXTENT_PAGES as u16, EXTENT_PAGES as u16);
         self.holdings.whole_extents -= 1;
         self.holdings.writable_pages += EXTENT_PAGES;
+    }
+
+    /// Whether every page of the place's extent is this node's by itself, and may be written.
+    pub fn is_all_writable(&self, place: Place) -> bool {
+        let share = &self.extents[place.extent];
+        !share.whole && u64::from(share.writable) == EXTENT_PAGES
+    }
+
+    /// Makes an extent whole again of which every page may be written.
+    pub fn merge(&mut self, extent: usize, now: Micros) {
+        let share = &mut self.extents[extent];
+        debug_assert!(!share.whole && u64::from(share.writable) == EXTENT_PAGES, "some pages are others'");
+        share.whole = true;
+        share.since = now;
+        (share.held, share.writable) = (0, 0);
+        self.holdings.whole_extents += 1;
+        self.holdings.writable_pages -= EXTENT_PAGES;
     }
 
     /// Dense indices of the extents owned as a whole.

@@ -264,7 +264,7 @@ fn configurations_that_cannot_be_are_refused() {
 }
 
 /// Node 1 of two, whose peer is the test itself.
-fn lone_node() -> (Node, std::net::TcpStream) {
+pub fn lone_node() -> (Node, std::net::TcpStream) {
     let (near, far) = tcp_pair();
     let memory = NodeMemory::new(layout(2, 1)).expect("memory");
     let link: Box<dyn tessera_dsm::link::Link> =
@@ -274,7 +274,7 @@ fn lone_node() -> (Node, std::net::TcpStream) {
 }
 
 /// Checks that the node has failed once, because of its peer, and gives back what it said.
-fn failed_once(node: &Node) -> String {
+pub fn failed_once(node: &Node) -> String {
     let failure = node.failures.recv_timeout(HANG).expect("the failure is reported");
     assert_eq!(failure.peer, Some(NodeId(0)), "{failure}");
     assert!(node.pager.borrow(0, 1, Access::Read).map(drop) == Err(BorrowError::Stopped));

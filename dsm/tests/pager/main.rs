@@ -5,6 +5,8 @@
 
 mod coherence;
 mod cuts;
+mod hostile;
 mod life;
+mod merges;
 mod network;
 mod support;

@@ -114,6 +114,11 @@ pub fn start_with(
 pub struct Guest(Arc<NodeMemory>);
 
 impl Guest {
+    /// The guest memory of a node.
+    pub fn of(node: &Node) -> Self {
+        Guest(node.memory.clone())
+    }
+
     /// The address of a byte.
     pub fn address(&self, gfn: u64, offset: usize) -> *mut u8 {
         assert!(offset < PAGE_BYTES);
@@ -194,7 +199,7 @@ impl Cluster {
     }
 
     pub fn guest(&self, node: usize) -> Guest {
-        Guest(self.nodes[node].memory.clone())
+        Guest::of(&self.nodes[node])
     }
 
     /// Starts a thread of `node`.

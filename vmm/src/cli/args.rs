@@ -8,7 +8,9 @@ use super::device_options;
 use super::key_values::{self, KeyValues};
 use super::Failure;
 use crate::control::address::HostAddress;
-use crate::control::guest::{GuestName, LEASE_US_MAX};
+use crate::control::guest::{
+    GuestName, LinkSpec, LEASE_US_MAX, LOST_AFTER_MS_DEFAULT, LOST_AFTER_MS_MAX, LOST_AFTER_MS_MIN,
+};
 use crate::daemon::GUESTS_MAX_DEFAULT;
 use crate::launch::request::{
     CpuRequest, EventFormat, MemoryRequest, OnReboot, RunRequest, TableWritePolicy,
@@ -157,6 +159,10 @@ pub struct RunArgs {
     /// For how long a host may keep a page that it was granted, in microseconds
     #[arg(long, value_name = "US", value_parser = clap::value_parser!(u32).range(..=i64::from(LEASE_US_MAX)))]
     pub lease_us: Option<u32>,
+    /// After how many milliseconds a node that is silent, or cannot be connected to again, is lost
+    #[arg(long, value_name = "MS", default_value_t = LOST_AFTER_MS_DEFAULT)]
+    #[arg(value_parser = clap::value_parser!(u32).range(i64::from(LOST_AFTER_MS_MIN)..=i64::from(LOST_AFTER_MS_MAX)))]
+    pub lost_after_ms: u32,
     /// Where to write a report in JSON when the guest has ended
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
@@ -220,6 +226,7 @@ impl RunArgs {
             memory,
             devices: device_options::devices(self)?,
             lease_us: self.lease_us,
+            links: LinkSpec { lost_after_ms: self.lost_after_ms },
             report: self.report.clone(),
             on_reboot: match self.on_reboot {
                 RebootChoice::Restart => OnReboot::Restart,
@@ -382,7 +389,7 @@ mod tests {
     fn a_full_command_line_is_understood() {
         let request = request(
             "tessera run --name g --hosts a,b:1 --kernel k --initramfs i --cmdline -x \
-             --cpus boot=4,per-host=[1,3] --memory size=2G,per-host=[512M,1536M] --lease-us 100 --report r --on-reboot exit --events json \
+             --cpus boot=4,per-host=[1,3] --memory size=2G,per-host=[512M,1536M] --lease-us 100 --lost-after-ms 9000 --report r --on-reboot exit --events json \
              --allow-table-page-writes --tsc-tolerance-ppm 5 --slow-clock 3",
         )
         .expect("valid");
@@ -391,6 +398,7 @@ mod tests {
         assert_eq!(request.memory.size_bytes, Some(2 << 30));
         assert_eq!(request.memory.per_host_bytes, [512 << 20, 1536 << 20]);
         assert_eq!((request.cmdline.as_str(), request.lease_us), ("-x", Some(100)));
+        assert_eq!(request.links, LinkSpec { lost_after_ms: 9000 });
         assert_eq!((request.on_reboot, request.events), (OnReboot::Exit, EventFormat::Json));
         assert_eq!((request.table_writes, request.tsc_tolerance_ppm), (TableWritePolicy::Allow, 5));
         assert_eq!(request.slow_clock, 3);
@@ -455,6 +463,7 @@ mod tests {
             ("--memory per-host=[1G", "bracket"),
             ("--hosts a,,b", "hosts"),
             ("--lease-us 9999999", "9999999"),
+            ("--lost-after-ms 1999", "1999"),
             ("--name a/b", "name"),
             ("--disk readonly=on", "--disk: path= is missing"),
             ("--disk path=a,readonly=maybe", "--disk: readonly=maybe: this is neither on nor off"),

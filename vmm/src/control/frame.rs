@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 use serde::Serialize;
+use tessera_dsm::link::session::SessionError;
 use thiserror::Error;
 
 /// Most bytes in a frame's body.
@@ -18,7 +19,8 @@ pub const FRAME_BYTES_MAX: usize = 1 << 20;
 pub const CHUNK_BYTES: usize = 256 << 10;
 /// Bytes taken from a socket in one read.
 const READ_BYTES: usize = 64 << 10;
-const LENGTH_BYTES: usize = 4;
+/// Bytes of a frame's length.
+pub(super) const LENGTH_BYTES: usize = 4;
 
 /// Why a frame could not be read or written.
 #[derive(Debug, Error)]
@@ -54,9 +56,19 @@ pub enum FrameError {
     /// The value cannot be written as a frame.
     #[error("cannot encode a frame: {0}")]
     Encode(postcard::Error),
+    /// A frame is not the next one, or the other side does not take what it is sent; see [`super::line`].
+    #[error(transparent)]
+    Session(#[from] SessionError),
     /// The operating system refused.
     #[error("{}", plain(.0))]
     Io(#[from] io::Error),
+}
+
+impl FrameError {
+    /// Whether the other side did what it must not, rather than that the connection ended.
+    pub fn is_fault(&self) -> bool {
+        matches!(self, FrameError::Malformed { .. } | FrameError::TooLarge { .. } | FrameError::Session(_))
+    }
 }
 
 /// An I/O error in the words of a log line: the usual network causes by name, without error numbers.
@@ -115,7 +127,15 @@ pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, FrameError> {
 /// # Errors
 /// When the value is too large or cannot be encoded.
 pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, FrameError> {
-    let frame = postcard::to_extend(value, vec![0; LENGTH_BYTES]).map_err(FrameError::Encode)?;
+    encode_behind(0, value)
+}
+
+/// As [`encode`], with so many zero bytes in front of the value, for the caller to fill in.
+///
+/// # Errors
+/// When the value is too large or cannot be encoded.
+pub(super) fn encode_behind<T: Serialize + ?Sized>(prefix: usize, value: &T) -> Result<Vec<u8>, FrameError> {
+    let frame = postcard::to_extend(value, vec![0; LENGTH_BYTES + prefix]).map_err(FrameError::Encode)?;
     seal(frame)
 }
 

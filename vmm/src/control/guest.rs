@@ -5,6 +5,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::str::FromStr;
+use std::time::Duration;
 
 use kvm_bindings::{kvm_cpuid_entry2, KVM_MAX_CPUID_ENTRIES};
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,12 @@ pub const VCPUS_MAX: usize = 255;
 pub const CMDLINE_BYTES_MAX: usize = 2048;
 /// Most characters in a guest's name.
 pub const NAME_CHARS_MAX: usize = 64;
+/// After how many milliseconds a silent node is lost unless told otherwise.
+pub const LOST_AFTER_MS_DEFAULT: u32 = 4000;
+/// The least of that: nodes say once a second that they are alive.
+pub const LOST_AFTER_MS_MIN: u32 = 2000;
+/// The most of that.
+pub const LOST_AFTER_MS_MAX: u32 = 600_000;
 /// Longest lease on a granted page.
 pub const LEASE_US_MAX: u32 = 1_000_000;
 
@@ -130,8 +137,30 @@ pub struct GuestSpec {
     pub cmdline: String,
     /// For how long a granted page may be kept before it can be taken away; `None`: the pager's choice.
     pub lease_us: Option<u32>,
+    /// How its nodes are connected.
+    pub links: LinkSpec,
     /// What the home node gives to the guest besides a console.
     pub devices: Vec<DeviceSpec>,
+}
+
+/// How the nodes of a guest are connected.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LinkSpec {
+    /// After how many milliseconds a node that is silent, or cannot be connected to again, is lost.
+    pub lost_after_ms: u32,
+}
+
+impl LinkSpec {
+    /// After how long a node that is silent, or cannot be connected to again, is lost.
+    pub fn lost_after(&self) -> Duration {
+        Duration::from_millis(self.lost_after_ms.into())
+    }
+}
+
+impl Default for LinkSpec {
+    fn default() -> Self {
+        LinkSpec { lost_after_ms: LOST_AFTER_MS_DEFAULT }
+    }
 }
 
 /// What is wrong with a guest's description.
@@ -161,6 +190,9 @@ pub enum SpecError {
     /// The lease is too long.
     #[error("a lease of {0} us is longer than {LEASE_US_MAX} us")]
     Lease(u32),
+    /// The time after which a node is lost is out of range.
+    #[error("a node is lost after {LOST_AFTER_MS_MIN} to {LOST_AFTER_MS_MAX} ms, not {0}")]
+    LostAfter(u32),
     /// A device cannot be.
     #[error(transparent)]
     Device(#[from] DeviceSpecError),
@@ -217,6 +249,9 @@ impl GuestSpec {
         if let Some(lease_us) = self.lease_us.filter(|&lease_us| lease_us > LEASE_US_MAX) {
             return Err(SpecError::Lease(lease_us));
         }
+        if !(LOST_AFTER_MS_MIN..=LOST_AFTER_MS_MAX).contains(&self.links.lost_after_ms) {
+            return Err(SpecError::LostAfter(self.links.lost_after_ms));
+        }
         devices::check(&self.devices)?;
         let long = |text: &str| text.len() > 256;
         match self.hosts.iter().any(|host| long(&host.hostname) || long(&host.boot_id)) {
@@ -252,6 +287,7 @@ pub(crate) mod tests {
             tsc_khz: 1_000_000,
             cmdline: String::new(),
             lease_us: None,
+            links: LinkSpec::default(),
             devices: vec![],
         }
     }
@@ -275,6 +311,7 @@ pub(crate) mod tests {
         assert_eq!(wrong(&|s| s.cmdline = "x".repeat(2048)), SpecError::Cmdline(2048));
         assert_eq!(wrong(&|s| s.cmdline = "a\0b".into()), SpecError::Cmdline(3));
         assert_eq!(wrong(&|s| s.lease_us = Some(2_000_000)), SpecError::Lease(2_000_000));
+        assert_eq!(wrong(&|s| s.links.lost_after_ms = 1999), SpecError::LostAfter(1999));
         assert_eq!(wrong(&|s| s.hosts[0].boot_id = "x".repeat(257)), SpecError::Text);
     }
 

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tessera_dsm::link::session::Greeting;
 use tessera_dsm::{NodeId, NODES_MAX};
 use thiserror::Error;
 
@@ -17,7 +18,7 @@ use super::guest::{GuestId, GuestName};
 /// What a Hello and its reply begin with.
 const MAGIC: [u8; 8] = *b"tessera\n";
 /// Version of everything in [`crate::control`] and of the pager's wire. Hosts of one guest must agree.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 /// Most bytes in a Hello and in its reply.
 const HELLO_BYTES_MAX: usize = 4096;
 const PREFIX_BYTES: usize = MAGIC.len() + 4;
@@ -51,6 +52,22 @@ pub enum Role {
         from: NodeId,
         /// Which connection.
         channel: Channel,
+    },
+    /// Hand the connection to a guest's worker, in place of one between nodes that broke.
+    Resume {
+        /// The guest.
+        guest: GuestId,
+        /// The node that connects.
+        from: NodeId,
+        /// Which connection.
+        channel: Channel,
+        /// From where on it goes.
+        greeting: Greeting,
+    },
+    /// Tell, by a Welcome or a refusal, whether this host runs a part of the guest.
+    Vouch {
+        /// The guest.
+        guest: GuestId,
     },
     /// Hand the connection to a guest's worker, for questions.
     Cli {
@@ -142,7 +159,9 @@ pub fn send(stream: &mut impl Write, role: &Role) -> Result<(), FrameError> {
 pub fn receive(stream: impl Stream, by: Instant) -> Result<Role, HelloError> {
     let role = read(&mut FrameReader::with_limit(stream, HELLO_BYTES_MAX), by)?;
     match role {
-        Role::Peer { from, .. } if from.index() >= NODES_MAX => Err(HelloError::Node(from)),
+        Role::Peer { from, .. } | Role::Resume { from, .. } if from.index() >= NODES_MAX => {
+            Err(HelloError::Node(from))
+        }
         role => Ok(role),
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustix::net::{socketpair, AddressFamily, SocketFlags, SocketType};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tessera_dsm::link::session::Greeting;
 use tessera_dsm::NodeId;
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
@@ -29,6 +30,15 @@ pub enum ToWorker {
         from: NodeId,
         /// For what.
         channel: Channel,
+    },
+    /// With a connection: one of those with another node broke, and this is in its place.
+    Resume {
+        /// Which node.
+        from: NodeId,
+        /// For what.
+        channel: Channel,
+        /// From where on it goes.
+        greeting: Greeting,
     },
     /// With a connection: a user has a question.
     Cli,

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! launcher -> worker   orders::Order      worker -> launcher   orders::Report
-//! worker  <-> worker   peer::PeerFrame    (control connection; the data connection is the pager's)
+//! worker  <-> worker   peer::PeerFrame    (on a line::Line; the data connection is the pager's)
 //! CLI      -> worker   ask::Ask           worker -> CLI        ask::Answer
 //! launcher -> daemon   (nothing)          daemon -> launcher   crate::host::HostOffer, ask::GuestList
 //! ```
@@ -23,6 +23,7 @@ pub mod frame;
 pub mod guest;
 pub mod hello;
 pub mod lifeline;
+pub mod line;
 pub mod orders;
 pub mod peer;
 pub mod socket;

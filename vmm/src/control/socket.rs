@@ -14,7 +14,7 @@ use super::address::HostAddress;
 use super::frame::{self, FrameError};
 use super::hello::{self, HelloError, Role};
 
-/// A connection whose other side acknowledges nothing for this long is dead.
+/// A launcher or a worker that says nothing to the other for this long is gone.
 pub const DEAD_AFTER: Duration = Duration::from_secs(4);
 /// How long the other side may take to accept a connection and to answer a Hello.
 pub const HELLO_LIMIT: Duration = Duration::from_secs(5);
@@ -33,16 +33,17 @@ pub fn tune(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// As [`tune`], and gives up on data that is not acknowledged, or not taken by the other side's reader, for
-/// [`DEAD_AFTER`]. For connections between nodes; a launcher may be suspended by its user for longer than
-/// that.
+/// As [`tune`], and gives up on data that is not acknowledged, or not taken by the other side's reader, for half of
+/// the time after which a silent node is lost: the other half is for another connection. For connections between nodes;
+/// a launcher may be suspended by its user for longer than that.
 ///
 /// # Errors
 /// When the operating system refuses an option.
-pub fn tune_peer(stream: &TcpStream) -> io::Result<()> {
+pub fn tune_peer(stream: &TcpStream, lost_after: Duration) -> io::Result<()> {
     tune(stream)?;
-    sockopt::set_tcp_user_timeout(stream, DEAD_AFTER.as_millis() as u32)?;
-    stream.set_write_timeout(Some(DEAD_AFTER))
+    let limit = lost_after / 2;
+    sockopt::set_tcp_user_timeout(stream, limit.as_millis() as u32)?;
+    stream.set_write_timeout(Some(limit))
 }
 
 /// Connects to `address`, trying each of its socket addresses until the deadline.

@@ -52,6 +52,8 @@ pub struct TrafficStats {
     pub messages_in: u64,
     /// Messages sent.
     pub messages_out: u64,
+    /// How often a connection to another node broke and went on over a new one, data and control together.
+    pub links_resumed: u64,
 }
 
 /// A device on the guest's PCI bus.

@@ -43,15 +43,37 @@ fn act(shared: &Shared, stream: TcpStream, role: Role) {
         Role::Offer => answer(&stream, &host::offer(shared.guests.free())),
         Role::List => answer(&stream, &shared.guests.list()),
         Role::Create { guest, name } => create(shared, stream, guest, name),
-        Role::Peer { guest, from, channel } => match shared.guests.by_id(guest) {
-            Some(worker) => hand_over(&worker, &stream, ToWorker::Peer { from, channel }),
-            None => refuse(&stream, format!("no guest {guest} runs here")),
+        Role::Peer { guest, from, channel } => {
+            to_worker(shared, &stream, guest, ToWorker::Peer { from, channel });
+        }
+        Role::Resume { guest, from, channel, greeting } => {
+            to_worker(shared, &stream, guest, ToWorker::Resume { from, channel, greeting });
+        }
+        Role::Vouch { guest } => match shared.guests.by_id(guest) {
+            Some(_) => welcome(&stream),
+            None => refuse(&stream, no_guest(guest)),
         },
         Role::Cli { guest } => match shared.guests.by_name(guest.as_ref()) {
             Ok(worker) => hand_over(&worker, &stream, ToWorker::Cli),
             Err(why) => refuse(&stream, why),
         },
     }
+}
+
+fn no_guest(guest: GuestId) -> String {
+    format!("no guest {guest} runs here")
+}
+
+fn to_worker(shared: &Shared, stream: &TcpStream, guest: GuestId, message: ToWorker) {
+    match shared.guests.by_id(guest) {
+        Some(worker) => hand_over(&worker, stream, message),
+        None => refuse(stream, no_guest(guest)),
+    }
+}
+
+/// Says yes, and nothing more. The other side may be gone already, which changes nothing.
+fn welcome(mut stream: &TcpStream) {
+    let _gone = hello::reply(&mut stream, &Reply::Welcome);
 }
 
 /// Welcomes, and sends the one thing that was asked for.

@@ -67,6 +67,7 @@ pub fn make(
         tsc_khz,
         cmdline: String::new(),
         lease_us: request.lease_us,
+        links: request.links,
         devices: devices_of(request)?,
     };
     template.cmdline = match kernel.is_linux() {
@@ -332,6 +333,7 @@ mod tests {
     use super::super::survey::{self, tests::fit};
     use super::*;
     use crate::control::devices::{DiskAccess, DiskFormat, DiskSpec};
+    use crate::control::guest::LinkSpec;
 
     const MIB: u64 = 1 << 20;
 
@@ -346,6 +348,7 @@ mod tests {
             memory: MemoryRequest::default(),
             devices: vec![],
             lease_us: None,
+            links: LinkSpec::default(),
             report: None,
             on_reboot: OnReboot::Restart,
             events: EventFormat::Log,

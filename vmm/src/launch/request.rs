@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::control::address::HostAddress;
 use crate::control::devices::DeviceSpec;
-use crate::control::guest::GuestName;
+use crate::control::guest::{GuestName, LinkSpec};
 
 /// How many vCPUs, and where they start.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -75,6 +75,8 @@ pub struct RunRequest {
     pub devices: Vec<DeviceSpec>,
     /// For how long a granted page may be kept, in microseconds.
     pub lease_us: Option<u32>,
+    /// How the nodes are connected.
+    pub links: LinkSpec,
     /// Where to write the report.
     pub report: Option<PathBuf>,
     /// What a reset does.

@@ -5,6 +5,7 @@ use std::sync::mpsc::Receiver;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tessera_dsm::link::{Link, TcpLink};
 use tessera_dsm::NodeId;
 
 use super::clock;
@@ -26,7 +27,7 @@ const ORDER_LIMIT: Duration = Duration::from_secs(180);
 const OWN_SHARE: (u32, u32) = (4, 5);
 
 /// The pager's connections.
-type DataLinks = Vec<(NodeId, TcpStream)>;
+type DataLinks = Vec<(NodeId, Box<dyn Link>)>;
 /// The guest's description, and its memory.
 type Configured = (Arc<GuestSpec>, Box<dyn UnarmedGuest>);
 
@@ -43,7 +44,8 @@ pub struct Failed {
 pub struct BringUp<'a> {
     worker: &'a Arc<Worker>,
     orders: &'a mut FrameReader<TcpStream>,
-    arrivals: &'a Receiver<Arrival>,
+    /// Until the node is connected: then they are for connections in place of broken ones.
+    arrivals: Option<Receiver<Arrival>>,
     /// The stage that is being worked on.
     stage: Stage,
 }
@@ -53,9 +55,9 @@ impl<'a> BringUp<'a> {
     pub(super) fn new(
         worker: &'a Arc<Worker>,
         orders: &'a mut FrameReader<TcpStream>,
-        arrivals: &'a Receiver<Arrival>,
+        arrivals: Receiver<Arrival>,
     ) -> Self {
-        BringUp { worker, orders, arrivals, stage: Stage::Created }
+        BringUp { worker, orders, arrivals: Some(arrivals), stage: Stage::Created }
     }
 
     /// Follows the launcher's orders until the guest runs.
@@ -104,20 +106,26 @@ impl<'a> BringUp<'a> {
     fn connect(&mut self, spec: &Arc<GuestSpec>) -> Result<(Arc<Node>, DataLinks), String> {
         self.stage = Stage::Connected;
         let Order::Connect = self.next_order()? else { return Err(unexpected("Connect")) };
+        let arrivals = self.arrivals.take().ok_or("the node is connected already")?;
         let meeting = Meeting {
             spec,
-            arrivals: self.arrivals,
+            arrivals: &arrivals,
             launcher: self.worker.launcher.socket(),
             life: &self.worker.life,
             limit: self.stage.limit() * OWN_SHARE.0 / OWN_SHARE.1,
         };
         let mesh = meeting.meet().map_err(|error| error.to_string())?;
-        let link = |(node, stream)| Arc::new(PeerLink::new(node, spec.host_name(node), stream));
+        let link = |(node, stream)| Arc::new(PeerLink::new(spec.me, node, spec.host_name(node), stream));
         let peers = Arc::new(Peers::new(mesh.control.into_iter().map(link).collect()));
         let node = Arc::new(Node::new(spec.clone(), self.worker.life.clone(), peers, mesh.clock));
-        node.start_peer_threads().map_err(|error| format!("cannot start a thread: {error}"))?;
+        node.start_peer_threads(arrivals).map_err(|error| format!("cannot start a thread: {error}"))?;
+        let mut data: DataLinks = Vec::new();
+        for (peer, stream) in mesh.data {
+            let link = TcpLink::new(stream).map_err(|error| format!("connection to {peer}: {error}"))?;
+            data.push((peer, Box::new(link)));
+        }
         self.reached(&Report::Reached(self.stage))?;
-        Ok((node, mesh.data))
+        Ok((node, data))
     }
 
     fn load(&mut self, guest: &mut dyn UnarmedGuest) -> Result<(), String> {

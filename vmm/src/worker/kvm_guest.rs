@@ -6,9 +6,12 @@ use std::sync::Arc;
 use tessera_devices::pci::FunctionReport;
 use tessera_devices::ram::NodeRam;
 use tessera_devices::GuestEnd;
+use tessera_dsm::link::Link;
 use tessera_dsm::memory::NodeMemory;
-use tessera_dsm::pager::{AskAhead, Pager, PagerConfig, PagerFailure, PagerHooks, PagerStats, Tracking};
-use tessera_dsm::protocol::{HabitPolicy, LeasePolicy};
+use tessera_dsm::pager::{
+    AskAhead, Pager, PagerConfig, PagerFailure, PagerHooks, PagerStats, Rejoin, Resume, Tracking,
+};
+use tessera_dsm::protocol::{HabitPolicy, LeasePolicy, MergePolicy};
 use tessera_dsm::{NodeId, EXTENT_PAGES, PAGE_BYTES};
 use tessera_migration::VcpuId;
 
@@ -98,17 +101,21 @@ impl UnarmedGuest for Unarmed {
             nodes,
             preloaded: written,
             lease: lease(spec.lease_us),
-            // Asking ahead would take pages to write that are only looked at.
-            habits: HabitPolicy::OFF,
+            // Not migratory pages: asking ahead would take pages to write that are only looked at.
+            habits: HabitPolicy { merge: Some(MergePolicy::default()), ..HabitPolicy::OFF },
             tracking: if nodes == 1 { Tracking::Off } else { Tracking::On },
             ahead: AskAhead::On,
         };
+        let broke = events.clone();
+        let resume =
+            Resume { limit: spec.links.lost_after(), on_break: Box::new(move |how| broke.link_broke(how)) };
         let hooks = PagerHooks {
             on_failure: on_pager_failure(events),
             tables: machine.take_table_cache(),
-            resume: None,
+            resume: Some(resume),
         };
-        let pager = Arc::new(Pager::start(config, self.memory.clone(), data, hooks).map_err(line)?);
+        let pager = Pager::start_with_links(config, self.memory.clone(), data, hooks).map_err(line)?;
+        let pager = Arc::new(pager);
         self.ram.serve(pager.clone());
         if priority::crowded(spec.vcpus.len()) {
             if let Err(error) = pager.set_real_time() {
@@ -129,7 +136,7 @@ fn lease(base_us: Option<u32>) -> LeasePolicy {
 
 fn on_pager_failure(events: Arc<dyn GuestEvents>) -> Box<dyn Fn(PagerFailure) + Send + Sync> {
     Box::new(move |failure| match failure.peer {
-        Some(peer) => events.peer_lost(peer, failure.what),
+        Some(peer) => events.peer_lost(peer, failure.what, failure.pages_only_there),
         None => events.failed(format!("the pager stopped: {}", failure.what)),
     })
 }
@@ -248,6 +255,14 @@ impl GuestMachine for KvmGuest {
         }
     }
 
+    fn pages_only_at(&self, node: NodeId) -> Option<u64> {
+        self.pager.pages_only_at(node)
+    }
+
+    fn relink(&self, node: NodeId, link: Box<dyn Link>, rejoin: Rejoin) {
+        self.pager.relink(node, link, rejoin);
+    }
+
     fn fill_stats(&self, stats: &mut NodeStats) {
         let pager = self.pager.stats();
         let machine = self.machine.stats();
@@ -268,6 +283,7 @@ impl GuestMachine for KvmGuest {
             bytes_out: pager.links.bytes_out,
             messages_in: pager.links.messages_in,
             messages_out: pager.links.messages_out,
+            links_resumed: pager.links.resumed,
         };
         stats.moves = MoveStats {
             arrived: machine.arrivals.moves,

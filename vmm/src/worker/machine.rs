@@ -4,9 +4,10 @@
 //! The product's machine is in [`super::kvm_guest`]; tests have one that only pretends.
 
 use std::fs::File;
-use std::net::TcpStream;
 use std::sync::Arc;
 
+use tessera_dsm::link::Link;
+use tessera_dsm::pager::{LinkBroke, Rejoin};
 use tessera_dsm::{Gfn, NodeId};
 
 use super::peers::Peers;
@@ -49,7 +50,7 @@ pub struct Surroundings {
     /// What to add to this host's TSC to get the guest's.
     pub guest_tsc_offset: i64,
     /// The data connections, for the pager.
-    pub data: Vec<(NodeId, TcpStream)>,
+    pub data: Vec<(NodeId, Box<dyn Link>)>,
     /// The control connections.
     pub peers: Arc<Peers>,
     /// Where to tell what happens.
@@ -64,8 +65,10 @@ pub trait GuestEvents: Send + Sync {
     fn ended(&self, cause: EndCause);
     /// This node cannot go on.
     fn failed(&self, what: String);
-    /// The pager lost another node.
-    fn peer_lost(&self, node: NodeId, how: String);
+    /// The pager lost another node, which alone had so many of the pages whose home this one is.
+    fn peer_lost(&self, node: NodeId, how: String, pages_only_there: Option<u64>);
+    /// A data connection broke. A new one goes to [`GuestMachine::relink`].
+    fn link_broke(&self, broke: LinkBroke);
 }
 
 /// A machine: this node's part of a guest.
@@ -95,6 +98,10 @@ pub trait GuestMachine: Send + Sync {
     fn press_power_button(&self);
     /// Pages that no other node has a copy of.
     fn pages_alone(&self) -> u64;
+    /// Pages that only `node` has, as far as this one is their home; `None` if that is not known any more.
+    fn pages_only_at(&self, node: NodeId) -> Option<u64>;
+    /// Gives the pager a new data connection in place of one that broke.
+    fn relink(&self, node: NodeId, link: Box<dyn Link>, rejoin: Rejoin);
     /// Fills in the figures that the machine knows.
     fn fill_stats(&self, stats: &mut NodeStats);
     /// Stops the vCPUs. Memory is still served to the other nodes.

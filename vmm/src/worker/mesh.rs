@@ -8,6 +8,7 @@ use std::net::TcpStream;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use tessera_dsm::link::session::Greeting;
 use tessera_dsm::NodeId;
 use thiserror::Error;
 use tracing::{debug, warn};
@@ -30,6 +31,8 @@ pub struct Arrival {
     pub from: NodeId,
     /// For what.
     pub channel: Channel,
+    /// If it is in place of one that broke: from where on it goes.
+    pub greeting: Option<Greeting>,
     /// The connection.
     pub stream: TcpStream,
 }
@@ -113,8 +116,8 @@ impl Meeting<'_> {
             let arrival = self.next_arrival(&control, &data, by)?;
             let side = if arrival.channel == Channel::Control { &mut control } else { &mut data };
             let expected = arrival.from > self.spec.me && arrival.from.index() < self.spec.nodes();
-            if expected && side.iter().all(|(node, _)| *node != arrival.from) {
-                socket::tune_peer(&arrival.stream)?;
+            if expected && arrival.greeting.is_none() && side.iter().all(|(node, _)| *node != arrival.from) {
+                socket::tune_peer(&arrival.stream, self.spec.links.lost_after())?;
                 side.push((arrival.from, arrival.stream));
             } else {
                 warn!("a connection from {} that was not expected is closed", arrival.from);
@@ -131,7 +134,7 @@ impl Meeting<'_> {
         let role = Role::Peer { guest: self.spec.guest, from: self.spec.me, channel };
         let stream = socket::dial(&host.address, &role, by)
             .map_err(|source| MeshError::Dial { host: host.address.to_string(), source })?;
-        socket::tune_peer(&stream)?;
+        socket::tune_peer(&stream, self.spec.links.lost_after())?;
         Ok(stream)
     }
 

@@ -15,6 +15,7 @@ pub mod machine;
 pub mod mesh;
 pub mod node;
 pub mod peers;
+mod rejoin;
 #[cfg(test)]
 mod tests;
 
@@ -96,7 +97,7 @@ pub fn run(
     let telling = worker.clone();
     thread("alive", move || telling.tell_alive())?;
     let mut reader = FrameReader::new(reading);
-    let mut bring_up = bring_up::BringUp::new(&worker, &mut reader, &arrivals);
+    let mut bring_up = bring_up::BringUp::new(&worker, &mut reader, arrivals);
     match bring_up.run(builder) {
         Ok(node) => {
             worker.attend(&node, &mut reader);
@@ -132,10 +133,12 @@ impl Worker {
         loop {
             match self.lifeline.receive::<ToWorker>() {
                 Ok(Some((ToWorker::Peer { from, channel }, Some(fd)))) => {
-                    let stream = TcpStream::from(fd);
-                    if arrivals.try_send(Arrival { from, channel, stream }).is_err() {
-                        warn!("a connection from {from} that nobody waits for is closed");
-                    }
+                    let arrival = Arrival { from, channel, greeting: None, stream: TcpStream::from(fd) };
+                    hand_on(arrivals, arrival);
+                }
+                Ok(Some((ToWorker::Resume { from, channel, greeting }, Some(fd)))) => {
+                    let greeting = Some(greeting);
+                    hand_on(arrivals, Arrival { from, channel, greeting, stream: TcpStream::from(fd) });
                 }
                 Ok(Some((ToWorker::Cli, Some(fd)))) => self.admit_user(fd),
                 Ok(Some((ToWorker::Shutdown, _))) => {
@@ -263,8 +266,15 @@ impl Worker {
         if let Some(machine) = node.machine().cloned() {
             within(HALT_LIMIT, move || machine.close());
         }
-        node.peers.links().iter().for_each(|link| socket::hang_up(link.writer().socket()));
+        node.peers.links().iter().for_each(|link| link.line().close());
         socket::hang_up(self.launcher.socket());
+    }
+}
+
+fn hand_on(arrivals: &SyncSender<Arrival>, arrival: Arrival) {
+    let from = arrival.from;
+    if arrivals.try_send(arrival).is_err() {
+        warn!("a connection from {from} that nobody waits for is closed");
     }
 }
 

@@ -1,23 +1,27 @@
 //! A node that is connected: its peers, its machine, and what it does with what the peers send.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
+use tessera_dsm::pager::LinkBroke;
 use tessera_dsm::NodeId;
+use tracing::info;
 
 use super::asks;
 use super::clock::{self, Clock};
 use super::life::Life;
 use super::machine::{GuestEvents, GuestMachine};
+use super::mesh::Arrival;
 use super::peers::{PeerLink, Peers};
+use super::rejoin::{self, NotRejoined};
 use crate::control::ask::{Ask, Outcome};
 use crate::control::byte_queue::ByteQueue;
 use crate::control::ending::EndCause;
-use crate::control::frame::{FrameError, FrameReader};
+use crate::control::frame::FrameError;
 use crate::control::guest::GuestSpec;
 use crate::control::orders::INPUT_BYTES_MAX;
 use crate::control::peer::{PeerFrame, ASKS_OPEN_MAX};
-use crate::control::socket::{hang_up, DEAD_AFTER};
 use crate::control::stats::NodeStats;
 use crate::host::priority::{self, Priority};
 use crate::time::estimate::Round;
@@ -26,7 +30,7 @@ use crate::time::estimate::Round;
 const OUTPUT_BYTES_MAX: usize = 1 << 20;
 /// How often a node says that it is alive.
 pub const ALIVE_EVERY: Duration = Duration::from_secs(1);
-/// After a silence of [`DEAD_AFTER`], how long to look for bytes that arrived while this process was not
+/// After a silence of [`LinkSpec::lost_after`](crate::control::guest::LinkSpec::lost_after), how long to look for bytes that arrived while this process was not
 /// running.
 const LAST_LOOK: Duration = Duration::from_millis(100);
 
@@ -95,6 +99,7 @@ impl Node {
             life: self.life.clone(),
             peers: self.peers.clone(),
             output: self.output.clone(),
+            node: Arc::downgrade(self),
         })
     }
 
@@ -102,19 +107,25 @@ impl Node {
     pub fn stats(&self) -> NodeStats {
         let mut stats = NodeStats::empty(self.spec.me, self.host());
         stats.clock = self.clock.stats();
+        let resumed: u64 = self.peers.links().iter().map(|link| link.line().resumed()).sum();
         if let Some(machine) = self.machine() {
             machine.fill_stats(&mut stats);
             stats.vcpus = machine.vcpus();
             stats.vcpus.retain(|vcpu| vcpu.node == self.spec.me);
         }
+        stats.traffic.links_resumed += resumed;
         stats
     }
 
-    /// Starts the two threads of each peer: one reads what it sends, one tells it that this node is alive.
+    /// Starts the two threads of each peer: one reads what it sends, one tells it that this node is alive. And one for
+    /// connections that peers make in place of broken ones.
     ///
     /// # Errors
     /// When a thread cannot be started.
-    pub fn start_peer_threads(self: &Arc<Self>) -> std::io::Result<()> {
+    pub fn start_peer_threads(self: &Arc<Self>, arrivals: Receiver<Arrival>) -> std::io::Result<()> {
+        let node = self.clone();
+        let serve = move || rejoin::serve_arrivals(&node, &arrivals);
+        std::thread::Builder::new().name("arrivals".into()).spawn(serve)?;
         for link in self.peers.links() {
             let number = link.node().0;
             let thread = |name: String| std::thread::Builder::new().name(name);
@@ -154,38 +165,72 @@ impl Node {
         }
     }
 
+    /// Reads what a peer sends, over one connection after the other, until the peer or the guest is lost or over.
     fn read_peer(self: &Arc<Self>, link: &Arc<PeerLink>) {
-        let mut reader = FrameReader::new(link.writer().socket());
+        let mut heard = Instant::now();
         let how = loop {
-            let frame = match reader.read::<PeerFrame>(Some(Instant::now() + DEAD_AFTER)) {
-                Err(FrameError::TimedOut) => reader.read(Some(Instant::now() + LAST_LOOK)),
-                other => other,
+            let how = match self.read_connection(link, &mut heard) {
+                Ok(how) => how,
+                Err(over) => break over,
             };
-            match frame {
-                Ok(frame) => {
-                    if let Err(what) = self.act(link, frame) {
-                        self.life.end(self.fault_of(link, &what));
-                        break None;
-                    }
-                }
-                Err(FrameError::TimedOut) => {
-                    break Some(format!("nothing heard for {} s", DEAD_AFTER.as_secs()))
-                }
-                Err(error @ (FrameError::Malformed { .. } | FrameError::TooLarge { .. })) => {
+            let how = link.line().broke().unwrap_or(how);
+            if link.is_over() {
+                break Some(how);
+            }
+            info!("control connection to {}: {how}; waiting for a new one", link.node());
+            match rejoin::rejoin_control(&self.spec, link, heard + self.spec.links.lost_after()) {
+                Ok(()) => info!("control connection to {}: a new one", link.node()),
+                Err(NotRejoined::Gone | NotRejoined::Over) => break Some(how),
+                Err(NotRejoined::Late) => break Some(format!("{how}, and no new connection could be made")),
+                Err(NotRejoined::Fault(error)) => {
                     self.life.end(self.fault_of(link, &error.to_string()));
                     break None;
-                }
-                Err(error) => {
-                    break Some(link.writer().failure().map_or_else(|| error.to_string(), String::from))
                 }
             }
         };
         if let Some(how) = how {
             // After an end this is how every connection goes; then the first cause stays.
-            self.life.end(link.loss(how));
+            let by_directory = self.machine().and_then(|machine| machine.pages_only_at(link.node()));
+            self.life.end(link.loss(how, by_directory));
         }
         self.peers.has_ended(link);
-        hang_up(link.writer().socket());
+        link.line().close();
+    }
+
+    /// Reads one connection to a peer. Its end, and how it came, or `Err` when there is no sense in another one: with how
+    /// the peer was lost, if it was.
+    fn read_connection(
+        self: &Arc<Self>,
+        link: &Arc<PeerLink>,
+        heard: &mut Instant,
+    ) -> Result<String, Option<String>> {
+        let lost_after = self.spec.links.lost_after();
+        let mut reader = match link.line().reader() {
+            Ok(Some(reader)) => reader,
+            Ok(None) => return Ok("connection closed".into()),
+            Err(error) => return Ok(error.to_string()),
+        };
+        loop {
+            let frame = match reader.read::<PeerFrame>(Some(*heard + lost_after)) {
+                Err(FrameError::TimedOut) => reader.read(Some(Instant::now() + LAST_LOOK)),
+                other => other,
+            };
+            let fault = match frame {
+                Ok(frame) => {
+                    *heard = Instant::now();
+                    self.act(link, frame).err()
+                }
+                Err(FrameError::TimedOut) => {
+                    return Err(Some(format!("nothing heard for {} s", lost_after.as_secs_f64())))
+                }
+                Err(error) if error.is_fault() => Some(error.to_string()),
+                Err(error) => return Ok(error.to_string()),
+            };
+            if let Some(what) = fault {
+                self.life.end(self.fault_of(link, &what));
+                return Err(None);
+            }
+        }
     }
 
     /// A peer did what no node does.
@@ -249,6 +294,8 @@ struct Events {
     life: Arc<Life>,
     peers: Arc<Peers>,
     output: Arc<ByteQueue>,
+    /// (The node has the machine, and the machine has this.)
+    node: Weak<Node>,
 }
 
 impl GuestEvents for Events {
@@ -265,11 +312,17 @@ impl GuestEvents for Events {
         self.life.end(EndCause::Failed { node, host, what }.tidied());
     }
 
-    fn peer_lost(&self, node: NodeId, how: String) {
+    fn link_broke(&self, broke: LinkBroke) {
+        if let Some(node) = self.node.upgrade().filter(|node| node.life.cause().is_none()) {
+            rejoin::rejoin_data(&node, &broke);
+        }
+    }
+
+    fn peer_lost(&self, node: NodeId, how: String, pages_only_there: Option<u64>) {
         // The data connections of a guest that ends close too. Then the control connection has said so, or is
         // about to.
         if let Some(link) = self.peers.link(node) {
-            self.life.end_unless_explained(link.loss(how));
+            self.life.end_unless_explained(link.loss(how, pages_only_there));
         }
     }
 }

@@ -7,13 +7,14 @@ use std::sync::mpsc::{sync_channel, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tessera_dsm::link::session::Side;
 use tessera_dsm::NodeId;
 
 use crate::control::ask::{Ask, Outcome};
 use crate::control::ending::{tidy, EndCause};
 use crate::control::frame::FrameError;
+use crate::control::line::Line;
 use crate::control::peer::{PeerFrame, ASKS_OPEN_MAX};
-use crate::control::socket::FrameWriter;
 
 /// Marks that a peer has not said how many pages it holds alone.
 const PAGES_UNKNOWN: u64 = u64::MAX;
@@ -24,7 +25,7 @@ pub struct PeerLink {
     node: NodeId,
     /// The address of the peer's daemon, for messages.
     host: String,
-    writer: FrameWriter,
+    line: Line,
     pages_alone: AtomicU64,
     ending: AtomicBool,
     asks: Mutex<HashMap<u64, SyncSender<Outcome>>>,
@@ -44,12 +45,12 @@ impl Drop for Turn {
 }
 
 impl PeerLink {
-    /// A link to `node` over a connection that is already set up.
-    pub fn new(node: NodeId, host: String, socket: TcpStream) -> Self {
+    /// The link of `me` to `node` over a connection that is already set up.
+    pub fn new(me: NodeId, node: NodeId, host: String, socket: TcpStream) -> Self {
         PeerLink {
             node,
             host,
-            writer: FrameWriter::new(socket),
+            line: Line::new(Side::of(me, node), socket),
             pages_alone: AtomicU64::new(PAGES_UNKNOWN),
             ending: AtomicBool::new(false),
             asks: Mutex::default(),
@@ -63,18 +64,23 @@ impl PeerLink {
         self.node
     }
 
-    /// The connection: whole frames out, and for its one reader.
-    pub fn writer(&self) -> &FrameWriter {
-        &self.writer
+    /// The connection, for its one reader, and for new connections in place of broken ones.
+    pub fn line(&self) -> &Line {
+        &self.line
     }
 
-    /// Sends a frame. Blocks while the peer takes nothing, no longer than
-    /// [`crate::control::socket::DEAD_AFTER`].
+    /// Sends a frame, or keeps it for the next connection if there is none now; see [`Line::send`].
     ///
     /// # Errors
     /// When the frame is too large, or the peer is lost; its reader will see that too.
     pub fn send(&self, message: &PeerFrame) -> Result<(), FrameError> {
-        self.writer.send(message)
+        self.line.send(message)
+    }
+
+    /// Whether a connection that ends need not be replaced: the peer has said that the guest ends, or this side has
+    /// closed.
+    pub fn is_over(&self) -> bool {
+        self.ending.load(Ordering::SeqCst) || self.line.is_closed()
     }
 
     /// Asks the peer, and waits for its answer until the deadline.
@@ -126,14 +132,15 @@ impl PeerLink {
         self.pages_alone.store(pages, Ordering::Relaxed);
     }
 
-    /// The cause of the guest's end when this peer is lost, `how` being what was seen of it.
-    pub fn loss(&self, how: String) -> EndCause {
+    /// The cause of the guest's end when this peer is lost, `how` being what was seen of it. If the peer has never said
+    /// how many pages it holds alone, it is what this node's directory says, `by_directory`.
+    pub fn loss(&self, how: String, by_directory: Option<u64>) -> EndCause {
         let pages = self.pages_alone.load(Ordering::Relaxed);
         EndCause::NodeLost {
             node: self.node,
             host: self.host.clone(),
             how,
-            pages_alone: (pages != PAGES_UNKNOWN).then_some(pages),
+            pages_alone: (pages != PAGES_UNKNOWN).then_some(pages).or(by_directory),
         }
     }
 }
@@ -196,14 +203,13 @@ impl Peers {
 mod tests {
     use super::*;
     use crate::control::ask::Answer;
-    use crate::control::frame::FrameReader;
     use std::net::TcpListener;
 
-    fn link() -> (Arc<PeerLink>, FrameReader<TcpStream>) {
+    fn link() -> (Arc<PeerLink>, Line) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let there = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
         let here = listener.accept().expect("accept").0;
-        (Arc::new(PeerLink::new(NodeId(1), "b:1".into(), here)), FrameReader::new(there))
+        (Arc::new(PeerLink::new(NodeId(0), NodeId(1), "b:1".into(), here)), Line::new(Side::Dials, there))
     }
 
     fn soon() -> Instant {
@@ -212,7 +218,8 @@ mod tests {
 
     #[test]
     fn an_answer_finds_its_question() {
-        let (link, mut there) = link();
+        let (link, line) = link();
+        let mut there = line.reader().expect("clone").expect("a connection");
         let asking = link.clone();
         let thread = std::thread::spawn(move || asking.ask(Ask::Vcpus, soon()));
         let PeerFrame::Ask { id, ask: Ask::Vcpus } = there.read(Some(soon())).expect("frame") else {
@@ -244,8 +251,12 @@ mod tests {
     #[test]
     fn a_loss_tells_what_was_last_heard() {
         let (link, _there) = link();
-        assert!(matches!(link.loss("x".into()), EndCause::NodeLost { pages_alone: None, .. }));
+        let lost = |by_directory| match link.loss("x".into(), by_directory) {
+            EndCause::NodeLost { pages_alone, .. } => pages_alone,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!((lost(None), lost(Some(3))), (None, Some(3)));
         link.heard_pages_alone(7);
-        assert!(matches!(link.loss("x".into()), EndCause::NodeLost { pages_alone: Some(7), .. }));
+        assert_eq!((lost(None), lost(Some(3))), (Some(7), Some(7)));
     }
 }

@@ -5,6 +5,7 @@
 
 mod bad_inputs;
 mod console;
+mod cuts;
 mod endings;
 mod faults;
 mod port;

@@ -17,7 +17,7 @@ use tessera_devices::ram::NodeRam;
 use tessera_devices::GuestEnd;
 use tessera_dsm::memory::NodeMemory;
 use tessera_dsm::pager::{AskAhead, Pager, PagerConfig, PagerHooks, Tracking};
-use tessera_dsm::protocol::{HabitPolicy, LeasePolicy};
+use tessera_dsm::protocol::{HabitPolicy, LeasePolicy, MergePolicy};
 use tessera_dsm::NodeId;
 use tessera_migration::VcpuId;
 use tessera_vmm::boot::{self, BootSpec, BootVcpu};
@@ -214,7 +214,7 @@ impl Cluster {
                 nodes: spec.nodes,
                 preloaded: image.written.clone(),
                 lease: LeasePolicy::default(),
-                habits: HabitPolicy::OFF,
+                habits: HabitPolicy { merge: Some(MergePolicy::default()), ..HabitPolicy::OFF },
                 tracking,
                 ahead: AskAhead::On,
             };

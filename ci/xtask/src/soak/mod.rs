@@ -1,5 +1,7 @@
 //! `cargo xtask soak ...`: what takes longer than a test may, for whoever wants to be surer.
 
+mod fuzz;
+mod program;
 mod sim;
 mod stock;
 
@@ -8,6 +10,8 @@ use anyhow::Result;
 /// What can be soaked.
 #[derive(clap::Subcommand)]
 pub enum Verb {
+    /// The protocol and the links, with a peer that says anything.
+    Fuzz(fuzz::Args),
     /// The protocol's simulator, with random schedules.
     Sim(sim::Args),
     /// Stock guests whose vCPUs move a thousand times while they work.
@@ -20,6 +24,7 @@ pub enum Verb {
 /// When something cannot be started or does not come to its end.
 pub fn main(verb: &Verb) -> Result<i32> {
     match verb {
+        Verb::Fuzz(options) => fuzz::main(options),
         Verb::Sim(options) => sim::main(options),
         Verb::Stock(options) => stock::main(options),
     }

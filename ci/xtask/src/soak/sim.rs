@@ -8,9 +8,9 @@ use std::time::Duration;
 use anyhow::{bail, Context, Result};
 use serde_json::{json, Value};
 
+use super::program;
 use crate::cleanup::OwnedChild;
-use crate::progress::Step;
-use crate::{builds, shell};
+use crate::shell;
 
 /// The test that does the work.
 const TEST: &str = "protocol::tests::soak::soak_as_long_as_wanted";
@@ -67,10 +67,10 @@ fn parse_plan(text: &str) -> Result<Value, String> {
 /// # Errors
 /// When the simulator cannot be built or ends without a result.
 pub fn main(options: &Args) -> Result<i32> {
-    let seed = options.seed.unwrap_or_else(seed_of_now);
+    let seed = options.seed.unwrap_or_else(program::seed_of_now);
     let nodes = (*options.nodes.start(), *options.nodes.end());
     println!("seed {seed}, {} to {} nodes, {} s", nodes.0, nodes.1, options.seconds);
-    let program = build()?;
+    let program = program::build()?;
     let (mutant, plan) = (&options.mutant, &options.plan);
     let wanted = json!({
         "seconds": options.seconds, "seed": seed, "nodes": nodes, "mutant": mutant, "plan": plan,
@@ -91,29 +91,6 @@ pub fn main(options: &Args) -> Result<i32> {
     line["nodes"] = json!(nodes);
     println!("{line}");
     Ok(i32::from(!failure.is_null()))
-}
-
-/// A different seed every microsecond.
-fn seed_of_now() -> u64 {
-    let since = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
-    // Short enough to be typed.
-    since.as_micros() as u64 % 1_000_000_000_000
-}
-
-/// Builds the tests of `tessera-dsm`; gives the program.
-fn build() -> Result<String> {
-    let step = Step::start("building the simulator");
-    let mut command = builds::cargo();
-    command.args(["test", "--profile", "checker", "-p", "tessera-dsm", "--lib", "--no-run"]);
-    command.args(["--message-format", "json"]);
-    let said = shell::output(&mut command)?;
-    let executable = |line: &str| {
-        let message: Value = serde_json::from_str(line).ok()?;
-        message["executable"].as_str().map(str::to_owned)
-    };
-    let program = said.lines().rev().find_map(executable);
-    step.done("done");
-    program.with_context(|| format!("cargo named no program: {}", shell::text(&command)))
 }
 
 /// Runs the simulator and shows what it tells; gives its last report.

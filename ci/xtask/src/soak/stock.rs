@@ -1,6 +1,7 @@
 //! `cargo xtask soak stock`: guests over several hosts, one after another, their vCPUs moving all the time, until there
 //! were so many moves. Every guest has hosts of its own, so that others get their turn with the lab in between.
 
+use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
@@ -16,9 +17,12 @@ use crate::lab::LabSpec;
 use crate::mover::{Begin, Mover, Moves, Plan};
 use crate::{images, setup, sizes};
 
+/// A word on the way after so many moves.
+const TELL_EVERY: NonZeroU64 = NonZeroU64::new(100).unwrap();
+
 /// Options of `cargo xtask soak stock`.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  cargo xtask soak stock --moves 1000 --every 500\n\n\
+#[command(after_help = "Example:\n  cargo xtask soak stock --moves 1000\n\n\
     The last line is one JSON object; the exit status is 0 only if no move failed, every result was right and the same \
     as on one host, and no guest's kernel log told of trouble.")]
 pub struct Args {
@@ -26,7 +30,7 @@ pub struct Args {
     #[arg(long, default_value_t = 1000, value_name = "N")]
     moves: usize,
     /// The least time between the starts of two moves, in milliseconds.
-    #[arg(long, default_value_t = 500, value_name = "MS")]
+    #[arg(long, default_value_t = 150, value_name = "MS")]
     every: u64,
     /// How many hosts.
     #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u8).range(2..=4))]
@@ -35,12 +39,12 @@ pub struct Args {
     #[arg(long, default_value_t = 2, value_name = "N")]
     vcpus: u32,
     /// Memory of each guest.
-    #[arg(long, default_value = "384M", value_name = "SIZE", value_parser = sizes::parse_mib)]
+    #[arg(long, default_value = "768M", value_name = "SIZE", value_parser = sizes::parse_mib)]
     memory: u64,
     /// What each guest does: programs of its own, by name, with commas between.
     #[arg(
         long,
-        default_value = "stamps:seconds=6,counter:rounds=2000,mgs:m=2000:n=32,clocks:seconds=2,ipi:seconds=2,spawn:seconds=2",
+        default_value = "stamps:seconds=6,counter:rounds=2000,mgs:m=1536:n=1024:block=32:patience=2000,clocks:seconds=2,ipi:seconds=2,spawn:seconds=2",
         value_name = "NAMES"
     )]
     workload: String,
@@ -188,7 +192,8 @@ fn run(options: &Args, files: &GuestFiles, hosts: usize, most: u64) -> Result<(O
     };
     let plan =
         Plan { hosts, round: 1, every: Duration::from_millis(options.every), most, begin: Begin::WhenUp };
-    let mut mover = Mover::new(cluster.control(&spec.name), plan, options.workload.split(',').count());
+    let mut mover = Mover::new(cluster.control(&spec.name), plan, options.workload.split(',').count())
+        .telling_every(TELL_EVERY);
     let outcome = guest::run(&cluster, &spec, &mut mover)?;
     Ok((outcome, mover.finish()))
 }

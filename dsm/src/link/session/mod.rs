@@ -111,13 +111,13 @@ pub enum SessionError {
         /// Where this one does.
         found: u32,
     },
-    /// The peer confirms what was not sent to it.
-    #[error("it has received {received:#x}, of {sent:#x} that were sent")]
+    /// The peer confirms what is not there to be sent to it.
+    #[error("it has received {received:#x}, of {queued:#x} that there are")]
     NeverSent {
         /// What it says.
         received: u64,
-        /// What was sent.
-        sent: u64,
+        /// What there is.
+        queued: u64,
     },
     /// The peer has forgotten what it confirmed.
     #[error("it has received only {received:#x}, after it confirmed {confirmed:#x}")]
@@ -192,8 +192,6 @@ pub struct Session {
     unconfirmed: ResendBuffer,
     /// Up to where this link has taken it.
     sent: u64,
-    /// Up to where any link ever has.
-    reached: u64,
     received: u64,
     /// What the peer has been told of `received`.
     told: u64,
@@ -212,7 +210,6 @@ impl Session {
             preamble: None,
             unconfirmed: ResendBuffer::new(),
             sent: 0,
-            reached: 0,
             received: 0,
             told: 0,
             confirm: false,
@@ -312,8 +309,9 @@ impl Session {
         if received < confirmed {
             return Err(SessionError::Forgotten { received, confirmed });
         }
-        if received > self.reached {
-            return Err(SessionError::NeverSent { received, sent: self.reached });
+        let queued = self.unconfirmed.end();
+        if received > queued {
+            return Err(SessionError::NeverSent { received, queued });
         }
         self.unconfirmed.release(received);
         self.sent = received;
@@ -387,7 +385,8 @@ impl Session {
 
     /// Whether there is something for the link.
     pub fn has_pending(&self) -> bool {
-        self.preamble.is_some() || self.state == State::Open && self.sent < self.unconfirmed.end()
+        self.preamble.is_some()
+            || self.state == State::Open && self.sent.max(self.unconfirmed.start()) < self.unconfirmed.end()
     }
 
     /// The link has taken this many bytes of what is [pending](Session::pending).
@@ -401,7 +400,6 @@ impl Session {
             }
         }
         self.sent = self.unconfirmed.end().min(self.sent + bytes as u64);
-        self.reached = self.reached.max(self.sent);
     }
 
     /// Bytes that the peer has not confirmed, whether they were sent or not.
@@ -427,9 +425,10 @@ impl Session {
         // Frames that are sent again carry what was true when they were first queued: less than is known by now.
         let more = i64::from(stamp.ack.wrapping_sub(confirmed as u32) as i32);
         if more > 0 {
-            let received = confirmed + more as u64;
-            if received > self.sent {
-                return Err(SessionError::NeverSent { received, sent: self.sent });
+            // (A thread that writes may not have told yet what the link took: what is queued is the limit.)
+            let (received, queued) = (confirmed + more as u64, self.unconfirmed.end());
+            if received > queued {
+                return Err(SessionError::NeverSent { received, queued });
             }
             self.unconfirmed.release(received);
         }
@@ -440,6 +439,6 @@ impl Session {
 
     /// Whether the peer should hear soon of what was received, by a frame that carries nothing else.
     pub fn owes_confirmation(&self) -> bool {
-        self.confirm || self.received - self.told >= CONFIRM_BYTES
+        self.confirm || self.received.saturating_sub(self.told) >= CONFIRM_BYTES
     }
 }

@@ -229,6 +229,7 @@ impl Cluster {
                 }
             }
             let home = self.nodes.iter().find(|node| node.is_home(gfn));
+            home.map_or(Ok(()), |home| check_whole(&self.nodes, home, gfn))?;
             let held = |at: NodeId| self.nodes[at.index()].rights(gfn);
             let all = (0..self.nodes.len() as u8).map(NodeId);
             let holders: Vec<(NodeId, Rights)> =
@@ -239,6 +240,22 @@ impl Cluster {
             }
         }
         Ok(())
+    }
+}
+
+/// Home and nodes agree who has the page's extent as a whole, and it is whole if it could be.
+pub fn check_whole<'a>(
+    nodes: impl IntoIterator<Item = &'a Node>,
+    home: &Node,
+    gfn: Gfn,
+) -> Result<(), String> {
+    let recorded = home.whole_owner(gfn);
+    let believed = nodes.into_iter().find(|node| node.has_whole(gfn)).map(|node| node.me);
+    match recorded == believed {
+        true => home.check_merged(gfn),
+        false => {
+            Err(format!("{gfn}: the home says that {recorded:?} has all of the extent, {believed:?} does"))
+        }
     }
 }
 
@@ -271,6 +288,7 @@ impl Node {
     pub fn check_idle(&self) -> Result<(), String> {
         let (wanted, deferred) = (self.wanted.len(), self.deferred.len());
         let transactions = self.directory.transactions().len();
+        self.directory.check_counts()?;
         match wanted + deferred + transactions {
             0 if self.directory.counts_requests() > 0 => Err("finished requests still count".to_owned()),
             0 => Ok(()),
@@ -281,6 +299,24 @@ impl Node {
     /// Whether this node keeps the page's entry.
     pub fn is_home(&self, gfn: Gfn) -> bool {
         self.place(gfn).is_ok_and(|place| place.home == self.me)
+    }
+
+    /// Who has the page's extent as a whole, as this home's directory says.
+    pub fn whole_owner(&self, gfn: Gfn) -> Option<NodeId> {
+        self.directory.whole_owner(self.place(gfn).expect("in RAM"))
+    }
+
+    /// Whether the page's extent is this node's as a whole.
+    pub fn has_whole(&self, gfn: Gfn) -> bool {
+        self.pages.is_whole(self.place(gfn).expect("in RAM"))
+    }
+
+    /// An extent that nothing keeps apart is whole, if this home merges at all.
+    pub fn check_merged(&self, gfn: Gfn) -> Result<(), String> {
+        match self.directory.merges() && self.directory.could_merge(self.place(gfn).expect("in RAM")) {
+            true => Err(format!("{gfn}: the extent could be whole")),
+            false => Ok(()),
+        }
     }
 
     /// Whether what is under way for the page needs `node`.
@@ -297,7 +333,7 @@ impl Node {
         self.pages.forget_times();
         self.leases.fulfilled(0);
         self.directory.reuse_numbers();
-        self.directory.forgive_habits();
+        self.directory.forget_past();
     }
 
     /// A digest of all that bears on the pages given.

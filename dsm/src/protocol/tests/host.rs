@@ -129,10 +129,13 @@ impl Host {
                 return Ok(());
             }
             Action::OwnExtent { extent } => {
-                for index in self.pages.of_extent(extent.0) {
+                let all = self.pages.of_extent(extent.0);
+                let kept = self.mappings[all.start].rights;
+                for index in all {
                     let mapping = &mut self.mappings[index];
-                    require(mapping.rights == Rights::None && !mapping.whole, "the extent is in use")?;
-                    require(mapping.bytes == 0, "memory was kept")?;
+                    require(mapping.rights == kept && !mapping.whole, "a part of the extent is in use")?;
+                    require(kept != Rights::Read, "the extent is another's too")?;
+                    require(kept == Rights::Write || mapping.bytes == 0, "memory was kept")?;
                     (mapping.rights, mapping.whole) = (Rights::Write, true);
                     effects.woken.push(index);
                     effects.changed.push(index);

@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use stateright::{Checker, HasDiscoveries, Model, Property};
 
-use super::cluster::{check_page, handle, Mutant, Shape};
+use super::cluster::{check_page, check_whole, handle, Mutant, Shape};
 use super::host::{Effects, Host, Packet};
 use crate::ids::NodeId;
-use crate::protocol::{Access, Action, Event, HabitPolicy, LeasePolicy, MigratoryPolicy, Node, Rights};
+use crate::protocol::{Access, Action, Event, LeasePolicy, MergePolicy, MigratoryPolicy, Node, Rights};
 
 use Access::{Read, Write};
 
@@ -251,6 +251,7 @@ impl Protocol {
             let gfn = self.shape.pages().gfn(page);
             let home = system.nodes.iter().find(|kept| kept.node.is_home(gfn)).ok_or("no home")?;
             let recorded = home.node.recorded(gfn);
+            check_whole(system.nodes.iter().map(|kept| &kept.node), &home.node, gfn)?;
             for (at, (kept, host)) in system.nodes.iter().zip(&system.hosts).enumerate() {
                 let listed = recorded.iter().find(|(node, _)| node.index() == at);
                 let listed = listed.map_or(Rights::None, |(_, rights)| *rights);
@@ -411,8 +412,30 @@ fn two_nodes_and_one_page() {
 
 /// Every hand-over seen once makes a page migratory, and every second guess is a probe.
 pub fn with_habits(mut shape: Shape) -> Shape {
-    shape.habits = HabitPolicy { migratory: Some(MigratoryPolicy { after: 1, probe_every: 2 }) };
+    shape.habits.migratory = Some(MigratoryPolicy { after: 1, probe_every: 2 });
     shape
+}
+
+/// Extents become whole again.
+pub fn with_merges(mut shape: Shape) -> Shape {
+    shape.habits.merge = Some(MergePolicy { quiet_us: 1 });
+    shape
+}
+
+#[test]
+fn two_nodes_and_one_page_with_merges() {
+    holds("2 nodes, 1 page, merges", Protocol::new(with_merges(Shape::new(2, &[0], 1))));
+}
+
+#[test]
+fn two_nodes_and_one_page_with_merges_and_devices() {
+    let protocol = Protocol::new(with_merges(Shape::new(2, &[0], 1))).with_devices();
+    holds("2 nodes, 1 page, merges, devices", protocol);
+}
+
+#[test]
+fn three_nodes_and_one_page_with_merges() {
+    holds("3 nodes, 1 page, merges", Protocol::new(with_merges(Shape::new(3, &[0], 1))));
 }
 
 #[test]

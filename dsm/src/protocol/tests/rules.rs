@@ -3,7 +3,7 @@
 use super::cluster::{Cluster, Shape};
 use crate::ids::{Extent, Gfn, NodeId};
 use crate::protocol::{
-    Access, Action, Contents, Event, HabitPolicy, Message, Micros, MigratoryPolicy, Rights, Turn, Txn,
+    Access, Action, Contents, Event, MergePolicy, Message, Micros, MigratoryPolicy, Rights, Turn, Txn,
 };
 
 use Access::{Read, Write};
@@ -208,7 +208,7 @@ fn a_read_leaves_the_owner_a_read_copy() {
 /// Node 0 is the home; the page has been handed over from node 1 to node 2 by a read and an upgrade.
 fn migratory() -> Bench {
     let mut shape = Shape::new(4, &[0], 4);
-    shape.habits = HabitPolicy { migratory: Some(MigratoryPolicy { after: 1, probe_every: 3 }) };
+    shape.habits.migratory = Some(MigratoryPolicy { after: 1, probe_every: 3 });
     let mut bench = Bench::with(&shape);
     bench.make(1, PAGE, Write);
     bench.make(2, PAGE, Read);
@@ -255,6 +255,116 @@ fn a_write_that_joins_a_read_of_a_page_that_migrates_has_been_served_by_it() {
     assert_eq!(answered[2..], [Action::Lend { gfn: PAGE, access: Write }]);
     bench.settle();
     bench.give_back(3, PAGE, Write);
+    bench.quiet();
+}
+
+/// Node 0 is the home; node 1 touched the extent first, lost a page to node 2 and has it back. 100 us of quiet make an
+/// extent whole again.
+fn come_back() -> Bench {
+    let mut shape = Shape::new(3, &[0], 4);
+    shape.habits.merge = Some(MergePolicy { quiet_us: 100 });
+    let mut bench = Bench::with(&shape);
+    bench.make(1, PAGE, Write);
+    bench.make(2, PAGE, Write);
+    bench.make(1, PAGE, Write);
+    bench
+}
+
+#[test]
+fn an_extent_whose_pages_have_all_come_back_is_whole_again_after_a_quiet_time() {
+    let mut bench = come_back();
+    let began = bench.now;
+    assert_eq!(bench.cluster.nodes[0].next_deadline(), Some(began + 100));
+    bench.now = began + 99;
+    assert_eq!(bench.event(0, Event::Tick), []);
+    bench.now = began + 100;
+    let told = bench.event(0, Event::Tick);
+    let [Action::Send { to: NodeId(1), message: Message::Merge { gfn: PAGE, .. } }] = told[..] else {
+        panic!("{told:?}");
+    };
+    assert_eq!(bench.deliver(0, 1), [Action::OwnExtent { extent: Extent(0) }]);
+    assert_eq!(bench.cluster.nodes[0].next_deadline(), None);
+    assert_eq!(bench.cluster.nodes[1].counters().merges, 1);
+    let holdings = bench.cluster.nodes[1].holdings();
+    assert_eq!((holdings.whole_extents, holdings.writable_pages), (1, 0));
+    bench.quiet();
+    // The next conflict splits it again, and the next quiet time is twice as long.
+    bench.make(2, NEIGHBOUR, Read);
+    assert_eq!(bench.cluster.nodes[1].counters().splits, 2);
+    bench.make(1, NEIGHBOUR, Write);
+    bench.now += 100;
+    assert_eq!(bench.event(0, Event::Tick), []);
+    bench.now += 100;
+    assert_eq!(bench.event(0, Event::Tick).len(), 1);
+    bench.settle();
+    bench.quiet();
+}
+
+#[test]
+fn a_request_in_the_quiet_time_begins_it_anew_and_one_behind_the_merge_splits_the_extent() {
+    let mut bench = come_back();
+    bench.now += 50;
+    bench.make(2, PAGE, Read);
+    bench.now += 50;
+    assert_eq!(bench.event(0, Event::Tick), [], "node 2 has a copy");
+    assert_eq!(bench.cluster.nodes[0].next_deadline(), None);
+    bench.make(1, PAGE, Write);
+    bench.now += 100;
+    assert_eq!(bench.event(0, Event::Tick).len(), 1);
+    bench.fault(2, PAGE, Write);
+    assert_eq!(bench.deliver(2, 0).len(), 1, "the recall follows the merge");
+    assert_eq!(bench.deliver(0, 1), [Action::OwnExtent { extent: Extent(0) }]);
+    assert_eq!(bench.deliver(0, 1)[0], Action::SplitExtent { extent: Extent(0) });
+    bench.settle();
+    bench.quiet();
+}
+
+#[test]
+fn an_extent_stays_split_while_one_page_is_shared_or_another_nodes() {
+    let mut bench = come_back();
+    bench.make(2, NEIGHBOUR, Read);
+    bench.now += 1_000;
+    assert_eq!(bench.event(0, Event::Tick), []);
+    bench.make(2, NEIGHBOUR, Write);
+    bench.now += 1_000;
+    assert_eq!(bench.event(0, Event::Tick), []);
+    assert_eq!(bench.cluster.nodes[0].next_deadline(), None, "nothing is looked at for nothing");
+    bench.quiet();
+}
+
+#[test]
+fn a_page_that_is_lent_does_not_keep_an_extent_apart_and_stays_lent() {
+    let mut bench = come_back();
+    bench.borrow(1, PAGE, Write);
+    bench.now += 100;
+    bench.event(0, Event::Tick);
+    bench.settle();
+    bench.fault(2, PAGE, Read);
+    bench.settle();
+    assert_eq!(bench.rights(2, PAGE), Rights::None);
+    bench.give_back(1, PAGE, Write);
+    bench.settle();
+    assert_eq!(bench.rights(2, PAGE), Rights::Read);
+    bench.quiet();
+}
+
+#[test]
+fn few_extents_are_looked_at_in_one_tick() {
+    let mut shape = Shape::new(2, &[0; 20], 1);
+    shape.habits.merge = Some(MergePolicy { quiet_us: 100 });
+    let mut bench = Bench::with(&shape);
+    for extent in 0..20 {
+        let page = Extent(extent).first();
+        [1, 0, 1].into_iter().for_each(|node| bench.make(node, page, Write));
+    }
+    bench.now += 100;
+    let mut merged = vec![];
+    while bench.cluster.nodes[0].next_deadline().is_some() {
+        merged.push(bench.event(0, Event::Tick).len());
+        bench.now += 1;
+    }
+    assert_eq!(merged, [8, 8, 4]);
+    bench.settle();
     bench.quiet();
 }
 

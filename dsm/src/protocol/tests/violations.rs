@@ -3,7 +3,7 @@
 use super::cluster::{Cluster, Shape};
 use super::random::Random;
 use crate::ids::{Gfn, NodeId};
-use crate::protocol::{Access, Action, Event, Message, Node, Rights, Turn, Txn, Violation};
+use crate::protocol::{Access, Action, Event, MergePolicy, Message, Node, Rights, Turn, Txn, Violation};
 
 use Access::{Read, Write};
 
@@ -97,7 +97,8 @@ fn only_the_home_is_asked_and_only_the_home_gives_orders() {
     let extent = Message::GrantExtent { gfn: PAGE, txn: Txn(0) };
     let already = Message::AlreadyYours { gfn: PAGE };
     let upgrade = grant(0, Write, false, 0);
-    for message in [recall(2, Write, 0), invalidate(2), hurry, extent, already, upgrade] {
+    let merge = Message::Merge { gfn: PAGE, txn: Txn(0) };
+    for message in [recall(2, Write, 0), invalidate(2), hurry, extent, merge, already, upgrade] {
         let violation = refuse(&cluster, 1, 2, message);
         assert!(matches!(violation, Violation::NotFromHome { home: NodeId(0), .. }), "{violation}");
     }
@@ -183,6 +184,19 @@ fn a_second_order_before_the_first_is_obeyed_and_an_order_in_the_middle_of_ones_
 }
 
 #[test]
+fn answers_in_the_middle_of_an_order_that_is_not_obeyed_yet() {
+    let mut cluster = owned_by(4, 1);
+    make(&mut cluster, 2, Read);
+    cluster.step(0, 2, Event::Borrow { gfn: PAGE, access: Read }, None).expect("allowed");
+    ask(&mut cluster, 3, Write);
+    cluster.deliver(0, 3, 0).expect("allowed");
+    cluster.deliver(0, 0, 2).expect("allowed");
+    ask(&mut cluster, 2, Write);
+    is_unexpected(&refuse(&cluster, 2, 0, grant(5, Write, false, 0)), "not obeyed yet");
+    is_unexpected(&refuse(&cluster, 2, 1, invalidated(5)), "not obeyed yet");
+}
+
+#[test]
 fn grants_that_are_not_what_was_asked_for() {
     let mut cluster = owned_by(4, 1);
     ask(&mut cluster, 2, Write);
@@ -247,6 +261,23 @@ fn an_extent_is_not_granted_where_something_is_held() {
 }
 
 #[test]
+fn an_extent_is_not_merged_where_a_page_is_missing_or_to_be_given_up() {
+    let merge = Message::Merge { gfn: PAGE, txn: Txn(5) };
+    let cluster = owned_by(3, 1);
+    is_unexpected(&refuse(&cluster, 1, 0, merge), "has every page");
+    is_unexpected(&refuse(&cluster, 2, 0, merge), "has every page");
+    let mut cluster = owned_by(3, 1);
+    make(&mut cluster, 2, Read);
+    is_unexpected(&refuse(&cluster, 1, 0, merge), "has every page");
+    make(&mut cluster, 1, Write);
+    cluster.step(0, 1, Event::Borrow { gfn: PAGE, access: Write }, None).expect("allowed");
+    ask(&mut cluster, 2, Write);
+    cluster.deliver(0, 2, 0).expect("allowed");
+    cluster.deliver(0, 0, 1).expect("allowed");
+    is_unexpected(&refuse(&cluster, 1, 0, merge), "shall give none");
+}
+
+#[test]
 fn what_was_not_lent_cannot_be_returned() {
     let cluster = owned_by(2, 0);
     let give_back = Event::Return { gfn: PAGE };
@@ -284,7 +315,8 @@ fn some_message(random: &mut Random, cluster: &Cluster, at: usize) -> Message {
     let acks = random.between(0, 3) as u8;
     let turn = Turn(random.next() as u32);
     let flag = random.percent(50);
-    match random.between(0, 8) {
+    match random.between(0, 9) {
+        9 => Message::Merge { gfn, txn },
         0 => Message::Request { gfn, access, held: flag, turn },
         1 => Message::GrantExtent { gfn, txn },
         2 => Message::AlreadyYours { gfn },
@@ -302,6 +334,9 @@ fn some_cluster(random: &mut Random) -> Cluster {
     let mut shape = Shape::new(4, &[0, 1], 2);
     if random.percent(50) {
         shape.lease = crate::protocol::LeasePolicy::default();
+    }
+    if random.percent(50) {
+        shape.habits.merge = Some(MergePolicy { quiet_us: 100 });
     }
     let mut cluster = Cluster::new(&shape);
     for now in 0..random.between(0, 200) {

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
+use tessera_dsm::link::Link;
+use tessera_dsm::pager::Rejoin;
 use tessera_dsm::{Gfn, NodeId};
 
 use crate::control::ask::Moved;
@@ -70,6 +72,7 @@ impl UnarmedGuest for Unarmed {
             spec: self.spec,
             guest_tsc_offset: surroundings.guest_tsc_offset,
             data: Mutex::new(surroundings.data),
+            relinked: Mutex::default(),
             peers: surroundings.peers,
             events: surroundings.events,
             delivered: Mutex::default(),
@@ -88,7 +91,9 @@ impl UnarmedGuest for Unarmed {
 pub struct FakeMachine {
     pub spec: Arc<GuestSpec>,
     pub guest_tsc_offset: i64,
-    pub data: Mutex<Vec<(NodeId, TcpStream)>>,
+    pub data: Mutex<Vec<(NodeId, Box<dyn Link>)>>,
+    /// New data connections.
+    pub relinked: Mutex<Vec<(NodeId, Rejoin)>>,
     pub peers: Arc<Peers>,
     pub events: Arc<dyn GuestEvents>,
     pub delivered: Mutex<Vec<(NodeId, Vec<u8>)>>,
@@ -158,6 +163,15 @@ impl GuestMachine for FakeMachine {
 
     fn pages_alone(&self) -> u64 {
         70 + u64::from(self.spec.me.0)
+    }
+
+    fn pages_only_at(&self, node: NodeId) -> Option<u64> {
+        Some(500 + u64::from(node.0))
+    }
+
+    fn relink(&self, node: NodeId, link: Box<dyn Link>, rejoin: Rejoin) {
+        self.data.lock().expect("no panic").push((node, link));
+        self.relinked.lock().expect("no panic").push((node, rejoin));
     }
 
     fn fill_stats(&self, stats: &mut NodeStats) {

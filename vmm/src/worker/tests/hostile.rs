@@ -3,10 +3,13 @@
 use std::io::Write;
 use std::sync::Arc;
 
+use tessera_dsm::link::session::{Epoch, Greeting};
+use tessera_dsm::pager::Rejoin;
 use tessera_dsm::NodeId;
 
 use super::fake::FakeBuilder;
-use super::{by, connect_as, create, load, spec_over, Line, TestDaemon};
+use super::{by, connect_as, create, load, spec_over, Control, Line, TestDaemon};
+use crate::control::address::HostAddress;
 use crate::control::ask::{Answer, Ask, Outcome};
 use crate::control::ending::{EndCause, StopReason};
 use crate::control::frame;
@@ -23,18 +26,23 @@ struct Scene {
     daemon: TestDaemon,
     spec: GuestSpec,
     launcher: Line,
-    control: Line,
+    control: Control,
     _data: Line,
 }
 
 impl Scene {
     /// The guest runs; the test has been a good node so far.
     fn running() -> Scene {
+        Scene::running_with(|_| {})
+    }
+
+    /// The same, of a guest with something changed.
+    fn running_with(change: impl FnOnce(&mut GuestSpec)) -> Scene {
         let builder = Arc::new(FakeBuilder::default());
         let daemon = TestDaemon::start(&builder);
-        let spec = spec_over(&[&daemon, &daemon]);
-        let mut spec = spec;
+        let mut spec = spec_over(&[&daemon, &daemon]);
         spec.hosts[1].boot_id = "another machine".into();
+        change(&mut spec);
         let mut launcher = create(&spec, NodeId(0));
         launcher.send(&Order::Connect);
         let control = connect_as(&spec, NodeId(1), Channel::Control);
@@ -46,7 +54,7 @@ impl Scene {
         launcher.expect_reached(Stage::Armed);
         launcher.send(&Order::Start);
         launcher.expect_reached(Stage::Running);
-        Scene { builder, daemon, spec, launcher, control, _data: data }
+        Scene { builder, daemon, spec, launcher, control: Control::of(control.stream), _data: data }
     }
 
     /// Asks until the question is not one too many.
@@ -86,6 +94,22 @@ fn frames_that_are_none_end_the_guest_with_the_culprits_name() {
     scene.expect_blamed("not understood");
 
     let mut scene = Scene::running();
+    let mut frame = vec![11, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff];
+    scene.control.stream.write_all(&frame).expect("written");
+    scene.expect_blamed("not understood");
+
+    // A frame that is not the next one, and one that confirms what nobody sent.
+    let mut scene = Scene::running();
+    frame[4] = 1;
+    scene.control.stream.write_all(&frame).expect("written");
+    scene.expect_blamed("something was lost or came twice");
+
+    let mut scene = Scene::running();
+    (frame[4], frame[10]) = (0, 0x7f);
+    scene.control.stream.write_all(&frame).expect("written");
+    scene.expect_blamed("it has received 0x7f0000");
+
+    let mut scene = Scene::running();
     scene.control.stream.write_all(&u32::MAX.to_le_bytes()).expect("written");
     scene.expect_blamed("the most is 1048576");
 
@@ -110,32 +134,108 @@ fn a_message_for_a_machine_that_is_not_there_yet_is_a_fault() {
     spec.hosts[1].boot_id = "another machine".into();
     let mut launcher = create(&spec, NodeId(0));
     launcher.send(&Order::Connect);
-    let mut control = connect_as(&spec, NodeId(1), Channel::Control);
+    let control = connect_as(&spec, NodeId(1), Channel::Control);
     let _data = connect_as(&spec, NodeId(1), Channel::Data);
     clock::compare_with_node0(&control.stream, by()).expect("compared");
     launcher.expect_reached(Stage::Connected);
-    control.send(&PeerFrame::Machine(vec![]));
+    Control::of(control.stream).send(&PeerFrame::Machine(vec![]));
     launcher.expect_failed("a machine that is not there yet");
 }
 
 #[test]
-fn a_peer_that_closes_is_lost_with_what_it_held() {
+fn a_peer_that_closes_and_does_not_come_back_is_lost_with_what_it_held() {
     let mut scene = Scene::running();
     scene.control.send(&PeerFrame::Alive { pages_alone: 12 });
+    let begin = std::time::Instant::now();
     socket::hang_up(&scene.control.stream);
     let host = scene.spec.host_name(NodeId(1));
-    let how = "connection closed".to_owned();
+    // Its daemon says that it has a worker, for it is node 0's too here: so it is waited for.
+    let how = "connection closed, and no new connection could be made".to_owned();
     assert_eq!(
         scene.launcher.end().0,
         EndCause::NodeLost { node: NodeId(1), host, how, pages_alone: Some(12) }
     );
+    assert!(begin.elapsed() >= std::time::Duration::from_secs(3), "too early");
+}
+
+#[test]
+fn a_peer_whose_host_has_no_worker_any_more_is_lost_at_once_with_what_the_directory_knows() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("bind").local_addr().expect("address");
+    let elsewhere = TestDaemon::start(&Arc::new(FakeBuilder::default()));
+    for host in [HostAddress::of(nobody), elsewhere.address.clone()] {
+        let mut scene = Scene::running_with(|spec| {
+            spec.hosts[1].address = host.clone();
+            spec.links.lost_after_ms = 60_000;
+        });
+        socket::hang_up(&scene.control.stream);
+        let how = "connection closed".to_owned();
+        let lost =
+            EndCause::NodeLost { node: NodeId(1), host: host.to_string(), how, pages_alone: Some(501) };
+        assert_eq!(scene.launcher.end().0, lost);
+    }
+}
+
+#[test]
+fn a_control_connection_that_breaks_goes_on_where_it_was() {
+    let mut scene = Scene::running();
+    let machine = scene.builder.machine(NodeId(0));
+    let (mut sent, mut came) = (vec![], vec![]);
+    for round in 0..20u8 {
+        for number in 0..3 {
+            scene.control.send(&PeerFrame::Machine(vec![round, number]));
+            sent.push((NodeId(1), vec![round, number]));
+            machine.peers.send_machine(NodeId(1), vec![number, round]).expect("kept");
+        }
+        // Now and then the connection goes before the other side has read any of it.
+        scene.control.resume(&scene.spec);
+        while came.len() < 3 * usize::from(round) {
+            if let PeerFrame::Machine(message) = scene.control.read().expect("a frame") {
+                came.push(message);
+            }
+        }
+    }
+    let expected = |index: usize| vec![(index % 3) as u8, (index / 3) as u8];
+    assert!(came.iter().enumerate().all(|(index, message)| *message == expected(index)), "{came:?}");
+    while machine.delivered.lock().expect("no panic").len() < sent.len() {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    assert_eq!(*machine.delivered.lock().expect("no panic"), sent, "each once and in order");
+    let Outcome::Ok(Answer::NodeStats(stats)) = scene.answer_to(&Ask::NodeStats) else {
+        panic!("no figures")
+    };
+    assert_eq!(stats.traffic.links_resumed, 20);
+    scene.launcher.send(&Order::Stop);
+    assert_eq!(scene.launcher.end().0, EndCause::Stopped(StopReason::Interrupt));
+}
+
+#[test]
+fn a_new_data_connection_goes_to_the_pager() {
+    let mut scene = Scene::running();
+    let machine = scene.builder.machine(NodeId(0));
+    let greeting = Greeting { epoch: Epoch(2), received: 77 };
+    let (guest, channel) = (scene.spec.guest, Channel::Data);
+    let connect = |from| {
+        let role = Role::Resume { guest, from, channel, greeting };
+        Line::dial(&scene.daemon.address, &role)
+    };
+    let mut stranger = connect(NodeId(31));
+    assert!(stranger.read::<PeerFrame>().is_err(), "closed");
+    let _kept = connect(NodeId(1));
+    while machine.relinked.lock().expect("no panic").is_empty() {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    let expected = [(NodeId(1), Rejoin::Accepted(greeting))];
+    assert_eq!(*machine.relinked.lock().expect("no panic"), expected);
+    scene.launcher.send(&Order::Stop);
+    assert_eq!(scene.launcher.end().0, EndCause::Stopped(StopReason::Interrupt));
 }
 
 #[test]
 fn a_peer_that_falls_silent_is_lost() {
     let mut scene = Scene::running();
     let begin = std::time::Instant::now();
-    let EndCause::NodeLost { node: NodeId(1), how, pages_alone: None, .. } = scene.launcher.end().0 else {
+    let EndCause::NodeLost { node: NodeId(1), how, pages_alone: Some(501), .. } = scene.launcher.end().0
+    else {
         panic!("not lost")
     };
     assert_eq!(how, "nothing heard for 4 s");

@@ -163,7 +163,7 @@ fn a_lost_data_connection_without_explanation_is_a_lost_node() {
         // A busy machine may not answer in time.
         matches!(ask(&a, &Ask::Stats), Ok(Answer::Stats(stats)) if stats.nodes[1].clock.comparisons > 1)
     });
-    builder.machine(NodeId(0)).events.peer_lost(NodeId(1), "connection reset".into());
+    builder.machine(NodeId(0)).events.peer_lost(NodeId(1), "connection reset".into(), Some(3));
     let lost = EndCause::NodeLost {
         node: NodeId(1),
         host: spec.host_name(NodeId(1)),

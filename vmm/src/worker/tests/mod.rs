@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 use serde::Serialize;
+use tessera_dsm::link::session::Side;
 use tessera_dsm::NodeId;
 
 use crate::control::address::HostAddress;
@@ -19,7 +20,9 @@ use crate::control::ending::EndCause;
 use crate::control::frame::{self, FrameError, FrameReader};
 use crate::control::guest::{tests::spec, GuestId, GuestSpec};
 use crate::control::hello::{Channel, Role};
+use crate::control::line;
 use crate::control::orders::{Arming, Image, Order, Report, Stage};
+use crate::control::peer::PeerFrame;
 use crate::control::socket;
 use crate::daemon::{Daemon, DaemonOptions, Exposure, Stopper};
 use fake::{FakeBuilder, ThreadSpawner};
@@ -114,6 +117,40 @@ impl Line {
                 other => panic!("not the end: {other:?}"),
             }
         }
+    }
+}
+
+/// A control connection of a node that the test plays.
+struct Control {
+    stream: TcpStream,
+    line: line::Line,
+}
+
+impl Control {
+    /// The side that dials, over a connection that was welcomed.
+    fn of(stream: TcpStream) -> Control {
+        let line = line::Line::new(Side::Dials, stream.try_clone().expect("clone"));
+        Control { stream, line }
+    }
+
+    fn send(&mut self, frame: &PeerFrame) {
+        self.line.send(frame).expect("sent");
+    }
+
+    fn read(&mut self) -> Result<PeerFrame, FrameError> {
+        self.line.reader().expect("clone").expect("a connection").read(Some(by()))
+    }
+
+    /// Connects anew to the daemon, as a node does.
+    fn resume(&mut self, spec: &GuestSpec) {
+        socket::hang_up(&self.stream);
+        self.line.broke();
+        let greeting = self.line.redial().expect("it is down");
+        let (guest, from, channel) = (spec.guest, NodeId(1), Channel::Control);
+        let role = Role::Resume { guest, from, channel, greeting };
+        self.stream = socket::dial(&spec.hosts[0].address, &role, by()).expect("welcome");
+        let stream = self.stream.try_clone().expect("clone");
+        self.line.dialled(stream, greeting.epoch).expect("it waits for it");
     }
 }
 

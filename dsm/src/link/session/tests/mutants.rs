@@ -95,14 +95,14 @@ fn says_the_same_epoch_again(step: &Step, _: &Pair, after: &mut Pair) {
 }
 
 fn dialler_says_it_has_what_was_sent_to_it(step: &Step, _: &Pair, after: &mut Pair) {
-    let sent = after.ends[ACCEPTS].session.reached;
+    let sent = after.ends[ACCEPTS].session.unconfirmed.end();
     if let (Step::Dial, Some(attempt)) = (step, after.attempts.last_mut()) {
         attempt.received = sent;
     }
 }
 
 fn acceptor_says_it_has_what_was_sent_to_it(step: &Step, before: &Pair, after: &mut Pair) {
-    let sent = before.ends[DIALS].session.reached;
+    let sent = before.ends[DIALS].session.unconfirmed.end();
     if let (Step::Arrive { .. }, Some((bytes, _))) = (step, &mut after.ends[ACCEPTS].session.preamble) {
         bytes[8..16].copy_from_slice(&sent.to_le_bytes());
     }

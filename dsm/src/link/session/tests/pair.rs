@@ -118,7 +118,7 @@ impl Pair {
         for end in &mut pair.ends {
             let session = &mut end.session;
             session.unconfirmed.set_position(position);
-            (session.sent, session.reached) = (position, position);
+            session.sent = position;
             (session.received, session.told) = (position, position);
         }
         pair

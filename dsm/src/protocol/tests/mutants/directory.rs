@@ -2,13 +2,19 @@
 
 use super::tamper::{after, after_done, before, is_sent, lost, message, misdirect, rewrite};
 use crate::ids::{NodeId, NodeSet};
-use crate::protocol::directory::Entry;
+use crate::protocol::extent::Entry;
 use crate::protocol::tests::cluster::Mutant;
 use crate::protocol::{Access, Action, Event, Message, Node, Rights};
 
 use Access::Write;
 
 pub const MUTANTS: &[Mutant] = &[
+    after("an extent is merged while a page of it is another's", merged_too_early),
+    before("an extent is merged while something is under way", merged_while_busy),
+    after("the merge of an extent goes to another node", merge_to_another),
+    after("the merge of an extent is not told", merge_not_told),
+    after("the merge of an extent is not recorded", merge_not_recorded),
+    before("extents are never merged", never_merged),
     after("one acknowledgement too few is waited for", too_few_acknowledgements),
     after("one acknowledgement too many is waited for", too_many_acknowledgements),
     after("one sharer is not told to give up", a_sharer_not_told),
@@ -33,6 +39,49 @@ pub const MUTANTS: &[Mutant] = &[
     before("the requester's word that it holds a copy is believed", held_believed),
     after("requests that are done go on counting", requests_count_for_ever),
 ];
+
+fn merged_too_early(node: &mut Node, event: &Event, actions: &mut Vec<Action>) {
+    let Some((_, place, Message::Done { txn, .. })) = message(node, event) else { return };
+    let other = place.gfn.extent().pages().find(|gfn| *gfn != place.gfn);
+    let Some(Ok(other)) = other.map(|gfn| node.place(gfn)) else { return };
+    let idle = node.directory.transactions().len() == 0;
+    if let (true, Some(Entry::Exclusive(owner))) =
+        (idle && node.directory.merges(), node.directory.entry_if_split(other))
+    {
+        if owner != node.me {
+            node.directory.own_extent(place.extent, owner);
+            actions.push(Action::Send { to: owner, message: Message::Merge { gfn: place.gfn, txn } });
+        }
+    }
+}
+
+fn merged_while_busy(node: &mut Node, event: &Event) {
+    if *event == Event::Tick {
+        node.directory.calm_extents();
+    }
+}
+
+fn merge_to_another(node: &mut Node, _: &Event, actions: &mut Vec<Action>) {
+    misdirect(node, actions, |message| matches!(message, Message::Merge { .. }));
+}
+
+fn merge_not_told(_: &mut Node, _: &Event, actions: &mut Vec<Action>) {
+    lost(actions, |message| matches!(message, Message::Merge { .. }));
+}
+
+fn merge_not_recorded(node: &mut Node, _: &Event, actions: &mut Vec<Action>) {
+    for action in actions {
+        if let Action::Send { to, message: Message::Merge { gfn, .. } } = *action {
+            if let Ok(place) = node.place(gfn) {
+                node.directory.split_extent(place.extent, to);
+            }
+        }
+    }
+}
+
+fn never_merged(node: &mut Node, _: &Event) {
+    node.directory.forget_looks();
+}
 
 fn expect_fewer_acknowledgements(actions: &mut [Action]) {
     rewrite(actions, |message| match message {
@@ -102,8 +151,7 @@ fn extent_granted_to_another(node: &mut Node, _: &Event, actions: &mut Vec<Actio
 fn split_gives_a_page_away(node: &mut Node, event: &Event, actions: &mut Vec<Action>) {
     let Some((from, place, Message::Request { .. })) = message(node, event) else { return };
     let recalled = actions.iter().any(|action| is_sent(action, |m| matches!(m, Message::Recall { .. })));
-    let mut entry =
-        |gfn| node.place(gfn).ok().and_then(|place| node.directory.entry_if_split(place).copied());
+    let mut entry = |gfn| node.place(gfn).ok().and_then(|place| node.directory.entry_if_split(place));
     let as_at_the_split =
         |entry: Option<Entry>| matches!(entry, Some(Entry::Exclusive(owner)) if owner != from);
     if !recalled || !place.gfn.extent().pages().all(|gfn| as_at_the_split(entry(gfn))) {
@@ -111,7 +159,7 @@ fn split_gives_a_page_away(node: &mut Node, event: &Event, actions: &mut Vec<Act
     }
     let other = place.gfn.extent().pages().find(|gfn| *gfn != place.gfn);
     if let Some(Ok(other)) = other.map(|gfn| node.place(gfn)) {
-        node.directory.entry_if_split(other).into_iter().for_each(|entry| *entry = Entry::Exclusive(from));
+        node.directory.set_entry(other, Entry::Exclusive(from));
     }
 }
 
@@ -161,7 +209,7 @@ fn own_copy_forgotten(node: &mut Node, _: &Event, actions: &mut Vec<Action>) {
     let Some(Ok(place)) = installed.map(|gfn| node.place(gfn)) else { return };
     if let Some(Entry::Shared(set)) = node.directory.entry_if_split(place) {
         if set.len() > 2 || nodes == 2 {
-            set.remove(me);
+            node.directory.set_entry(place, Entry::Shared(set.without(me)));
         }
     }
 }
@@ -217,13 +265,13 @@ fn held_believed(node: &mut Node, event: &Event) {
     let Event::Message { from, message: Message::Request { gfn, held: true, .. } } = *event else { return };
     let Ok(place) = node.place(gfn) else { return };
     if let Some(entry) = node.directory.entry_if_split(place) {
-        let mut set = match *entry {
+        let mut set = match entry {
             Entry::Exclusive(owner) => NodeSet::only(owner),
             Entry::Shared(set) => set,
         };
         set.insert(from);
         if set.len() > 1 {
-            *entry = Entry::Shared(set);
+            node.directory.set_entry(place, Entry::Shared(set));
         }
     }
 }

@@ -23,6 +23,7 @@ pub const MUTANTS: &[Mutant] = &[
     after("a grant is sent twice", granted_twice),
     after("the driver is not told of a split", split_not_told),
     after("the split forgets a page", split_forgets_a_page),
+    after("the driver is not told of a merge", merge_not_told),
     before("a lent page is taken", lent_page_taken),
     before("one return counts for all borrows", one_return_counts_for_all),
     before("an order is forgotten when its time comes", order_forgotten_at_its_time),
@@ -131,6 +132,12 @@ fn granted_twice(_: &mut Node, _: &Event, actions: &mut Vec<Action>) {
 
 fn split_not_told(_: &mut Node, _: &Event, actions: &mut Vec<Action>) {
     actions.retain(|action| !matches!(action, Action::SplitExtent { .. }));
+}
+
+fn merge_not_told(_: &mut Node, event: &Event, actions: &mut Vec<Action>) {
+    if matches!(event, Event::Message { message: Message::Merge { .. }, .. }) {
+        actions.retain(|action| !matches!(action, Action::OwnExtent { .. }));
+    }
 }
 
 fn split_forgets_a_page(node: &mut Node, _: &Event, actions: &mut Vec<Action>) {

@@ -1,7 +1,7 @@
 //! Who catches which mistake: what `docs/checking.md` says, and whether that is so.
 
 use super::super::cluster::{Mutant, Shape};
-use super::super::model::{explore, with_habits, Protocol};
+use super::super::model::{explore, with_habits, with_merges, Protocol};
 use super::super::simulation::{contend, simulate, Plan, LONGEST_US};
 use super::all;
 use super::tamper::{before, nothing_before};
@@ -26,7 +26,9 @@ const MODELS: &[Tool] = &[
     Tool { name: "2 nodes", catches: |mutant| model(Shape::new(2, &[0], 1), mutant) },
     Tool { name: "2 nodes, devices", catches: |mutant| model_with_devices(Shape::new(2, &[0], 1), mutant) },
     Tool { name: "2 nodes, habits", catches: |mutant| model(with_habits(Shape::new(2, &[0], 1)), mutant) },
+    Tool { name: "2 nodes, merges", catches: |mutant| model(with_merges(Shape::new(2, &[0], 1)), mutant) },
     Tool { name: "3 nodes", catches: |mutant| model(Shape::new(3, &[0], 1), mutant) },
+    Tool { name: "3 nodes, merges", catches: |mutant| model(with_merges(Shape::new(3, &[0], 1)), mutant) },
     Tool { name: "2 nodes, 2 pages", catches: |mutant| model(Shape::new(2, &[0], 2), mutant) },
 ];
 const SIMULATIONS: &[Tool] = &[

@@ -2,7 +2,7 @@
 
 use super::super::cluster::Mutant;
 use crate::ids::{Gfn, NodeId};
-use crate::protocol::directory::Entry;
+use crate::protocol::extent::Entry;
 use crate::protocol::table::Place;
 use crate::protocol::{Action, Event, Message, Node, Rights};
 
@@ -78,8 +78,9 @@ pub fn message(node: &Node, event: &Event) -> Option<(NodeId, Place, Message)> {
 pub fn after_done(node: &mut Node, event: &Event, change: fn(&mut Entry, u8)) {
     let Some((_, place, Message::Done { .. })) = message(node, event) else { return };
     let nodes = node.nodes;
-    if let Some(entry) = node.directory.entry_if_split(place) {
-        change(entry, nodes);
+    if let Some(mut entry) = node.directory.entry_if_split(place) {
+        change(&mut entry, nodes);
+        node.directory.set_entry(place, entry);
     }
 }
 

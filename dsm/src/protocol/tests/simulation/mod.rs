@@ -80,6 +80,7 @@ pub struct Report {
     pub faults: u64,
     pub lease_deferrals: u64,
     pub splits: u64,
+    pub merges: u64,
     /// Reads that were given the page to write.
     pub given: u64,
     pub crashes: u64,
@@ -94,6 +95,7 @@ impl Report {
         self.faults += other.faults;
         self.lease_deferrals += other.lease_deferrals;
         self.splits += other.splits;
+        self.merges += other.merges;
         self.given += other.given;
         self.crashes += other.crashes;
     }
@@ -163,6 +165,7 @@ impl Simulation {
             faults: sum(|c| c.remote_reads + c.remote_writes + c.upgrades),
             lease_deferrals: sum(|c| c.lease_deferrals),
             splits: sum(|c| c.splits),
+            merges: sum(|c| c.merges),
             given: sum(|c| c.reads_given_to_write),
             crashes: self.cluster.stopped.contains(&true).into(),
         }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::super::cluster::{Shape, NO_LEASE};
 use super::super::random::Random;
 use crate::ids::Extent;
-use crate::protocol::{HabitPolicy, LeasePolicy, Micros, MigratoryPolicy};
+use crate::protocol::{HabitPolicy, LeasePolicy, MergePolicy, Micros, MigratoryPolicy};
 
 /// A node that falls silent in the middle of things.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -59,6 +59,8 @@ impl Plan {
             1 => Some(MigratoryPolicy { after: 1, probe_every: 2 }),
             _ => HabitPolicy::default().migratory,
         };
+        let quiet_us = random.pick(&[100, 1_000, 10_000]);
+        shape.habits.merge = random.percent(70).then_some(MergePolicy { quiet_us });
         if random.percent(30) {
             shape.preloaded = vec![(Extent(0).first(), 3)];
         }
@@ -82,7 +84,7 @@ impl Plan {
             read_then_write_percent: random.pick(&[0, 0, 30, 100]),
             spurious_percent: random.pick(&[0, 10]),
             delay_us,
-            think_us: (1, random.pick(&[2, 50, 500])),
+            think_us: (1, random.pick(&[2, 50, 500, 5_000])),
             ops,
             crash: random.percent(20).then_some(crash),
             seed: random.next(),

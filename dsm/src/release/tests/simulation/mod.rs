@@ -25,6 +25,8 @@ use super::random::Random;
 use crate::ids::NodeId;
 use crate::release::{Event, Micros, PageIndex};
 
+/// More than any run has that comes to an end: 2,000 operations are some ten thousand moments.
+const MOMENTS_MAX: u64 = 2_000_000;
 /// Bytes of a simulated page.
 const PAGE: usize = 16;
 /// Who waits longer than this in simulated time waits for ever.
@@ -119,8 +121,13 @@ impl Simulation {
     }
 
     fn run(&mut self) -> Result<Report, String> {
+        let mut moments = 0;
         while let Some(Reverse((time, _, moment))) = self.agenda.pop() {
             self.now = time;
+            moments += 1;
+            if moments > MOMENTS_MAX {
+                return Err(format!("no end after {moments} moments, at {}", self.now));
+            }
             match moment {
                 Moment::Arrive { from, to } => self.arrive(from, to)?,
                 Moment::Vcpu(vcpu) => self.run_vcpu(vcpu)?,
@@ -233,7 +240,8 @@ impl Simulation {
 
     /// Whether programs still begin something.
     fn is_going_on(&self) -> bool {
-        self.ops < self.plan.ops && !self.is_broken()
+        let anybody = self.vcpus.iter().any(|vcpu| self.cluster.alive[vcpu.node]);
+        anybody && self.ops < self.plan.ops && !self.is_broken()
     }
 
     fn check_starvation(&mut self) -> Result<(), String> {
