@@ -59,6 +59,48 @@ impl Extent {
     }
 }
 
+/// Frames one behind the other, all in one extent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Run {
+    first: Gfn,
+    pages: u64,
+}
+
+impl Run {
+    /// The first frame.
+    pub const fn first(self) -> Gfn {
+        self.first
+    }
+
+    /// How many there are.
+    pub const fn pages(self) -> u64 {
+        self.pages
+    }
+
+    /// Their length.
+    pub const fn bytes(self) -> u64 {
+        self.pages * PAGE_BYTES as u64
+    }
+
+    /// All of them, in order.
+    pub fn iter(self) -> impl Iterator<Item = Gfn> {
+        (self.first.0..self.first.0 + self.pages).map(Gfn)
+    }
+
+    /// Takes the frame in if it is the next one, in the same extent; whether it is.
+    pub fn grow(&mut self, gfn: Gfn) -> bool {
+        let next = gfn.0 == self.first.0 + self.pages && gfn.extent() == self.first.extent();
+        self.pages += u64::from(next);
+        next
+    }
+}
+
+impl From<Gfn> for Run {
+    fn from(first: Gfn) -> Self {
+        Run { first, pages: 1 }
+    }
+}
+
 impl fmt::Display for Extent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "extent {:#x}", self.0)

@@ -21,7 +21,7 @@ use thiserror::Error;
 use vm_memory::mmap::FromRangesError;
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap};
 
-use crate::ids::{Extent, Gfn, EXTENT_BYTES, PAGE_BYTES};
+use crate::ids::{Extent, Gfn, Run, EXTENT_BYTES, PAGE_BYTES};
 use crate::layout::Layout;
 
 /// Why guest memory could not be set up or used.
@@ -156,18 +156,20 @@ impl NodeMemory {
         Ok(())
     }
 
-    /// Takes a page out of both mappings and gives its memory back to the host. It is absent afterwards.
+    /// Takes pages out of both mappings and gives their memory back to the host. They are absent afterwards.
     ///
     /// # Errors
-    /// If the frame is not RAM or the kernel refuses.
-    pub(crate) fn discard_page(&self, gfn: Gfn) -> Result<(), MemoryError> {
-        let offset = self.offset(gfn)?;
+    /// If a frame is not RAM or the kernel refuses.
+    pub(crate) fn discard(&self, run: impl Into<Run>) -> Result<(), MemoryError> {
+        let run = run.into();
+        // (An extent is RAM as a whole or not at all.)
+        let offset = self.offset(run.first())?;
         let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         loop {
-            match rustix::fs::fallocate(&*self.file, mode, offset, PAGE_BYTES as u64) {
+            match rustix::fs::fallocate(&*self.file, mode, offset, run.bytes()) {
                 Ok(()) => return Ok(()),
                 Err(Errno::INTR) => {}
-                Err(errno) => return Err(system("fallocate(PUNCH_HOLE)", PAGE_BYTES as u64)(errno)),
+                Err(errno) => return Err(system("fallocate(PUNCH_HOLE)", run.bytes())(errno)),
             }
         }
     }
@@ -326,7 +328,7 @@ mod tests {
         assert_eq!(memory.resident_bytes(), PAGE_BYTES as u64);
         assert_eq!(memory.present_runs().expect("search"), vec![(1024 + 7, 1)]);
 
-        memory.discard_page(gfn).expect("discard");
+        memory.discard(gfn).expect("discard");
         assert_eq!(memory.resident_bytes(), 0);
         let mut page = [1; PAGE_BYTES];
         memory.read_page(gfn, &mut page).expect("read");
@@ -337,7 +339,7 @@ mod tests {
     #[test]
     fn frames_outside_ram_are_refused() {
         let memory = memory();
-        assert!(matches!(memory.discard_page(Gfn(2048)), Err(MemoryError::NotRam(Gfn(2048)))));
+        assert!(matches!(memory.discard(Gfn(2048)), Err(MemoryError::NotRam(Gfn(2048)))));
         assert!(matches!(memory.read_page(Gfn(2048), &mut [0; PAGE_BYTES]), Err(MemoryError::NotRam(_))));
     }
 }

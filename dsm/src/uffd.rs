@@ -114,14 +114,17 @@ pub enum Waiters {
     Leave,
 }
 
-/// What became of a page that was to be put into place.
+/// What became of pages that were to be put into place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
 pub enum Placed {
-    /// It is there now.
+    /// They are there now.
     New,
-    /// There was one already (`EEXIST`): nothing was changed and nobody was woken.
-    AlreadyThere,
+    /// There was one already (`EEXIST`): it was not changed and nobody who waits for it was woken.
+    AlreadyThere {
+        /// How many pages before it were put into place.
+        before: u64,
+    },
 }
 
 /// How often each ioctl was used.
@@ -222,14 +225,14 @@ impl Userfaultfd {
         })
     }
 
-    /// Puts a page with these bytes at `hva`, where there is none; write-protected if `access` says so.
+    /// Puts pages with these bytes at `hva` and behind it, where there are none; write-protected if `access` says so.
     ///
     /// # Errors
     /// If the kernel refuses for another reason than that a page is there.
     pub fn copy(
         &mut self,
         hva: u64,
-        page: &[u8; PAGE_BYTES],
+        pages: &[[u8; PAGE_BYTES]],
         access: Protection,
         waiters: Waiters,
     ) -> Result<Placed, UffdError> {
@@ -241,31 +244,34 @@ impl Userfaultfd {
         if waiters == Waiters::Leave {
             mode |= u64::from(kernel::UFFDIO_COPY_MODE_DONTWAKE);
         }
-        let src = page.as_ptr() as u64;
-        let mut arg = kernel::uffdio_copy { dst: hva, src, len: PAGE_BYTES as u64, mode, copy: 0 };
-        placed(retry("UFFDIO_COPY", hva, PAGE_BYTES as u64, || {
-            // SAFETY: `src` is a whole page that lives through the call; the kernel writes only to absent pages of
-            // registered ranges, for which the caller of `register` vouched.
-            unsafe { ioctl_with_mut_ref(&self.fd, request::COPY(), &mut arg) }
-        }))
+        let src = pages.as_ptr() as u64;
+        place("UFFDIO_COPY", hva, std::mem::size_of_val(pages) as u64, |done, length| {
+            let (dst, src) = (hva + done, src + done);
+            let mut arg = kernel::uffdio_copy { dst, src, len: length, mode, copy: 0 };
+            // SAFETY: from `src` on there are `length` bytes of `pages`, which lives through the call; the kernel writes
+            // only to absent pages of registered ranges, for which the caller of `register` vouched.
+            let result = unsafe { ioctl_with_mut_ref(&self.fd, request::COPY(), &mut arg) };
+            (result, arg.copy)
+        })
     }
 
-    /// Puts a page of zeros that may be written at `hva`, where there is none.
+    /// Puts pages of zeros that may be written into a range where there are none.
     ///
     /// # Errors
     /// If the kernel refuses for another reason than that a page is there.
-    pub fn zeropage(&mut self, hva: u64, waiters: Waiters) -> Result<Placed, UffdError> {
+    pub fn zeropage(&mut self, hva: u64, length: u64, waiters: Waiters) -> Result<Placed, UffdError> {
         self.counts.zeropage += 1;
         let mode = match waiters {
             Waiters::Wake => 0,
             Waiters::Leave => u64::from(kernel::UFFDIO_ZEROPAGE_MODE_DONTWAKE),
         };
-        let range = kernel::uffdio_range { start: hva, len: PAGE_BYTES as u64 };
-        let mut arg = kernel::uffdio_zeropage { range, mode, zeropage: 0 };
-        placed(retry("UFFDIO_ZEROPAGE", hva, PAGE_BYTES as u64, || {
+        place("UFFDIO_ZEROPAGE", hva, length, |done, length| {
+            let range = kernel::uffdio_range { start: hva + done, len: length };
+            let mut arg = kernel::uffdio_zeropage { range, mode, zeropage: 0 };
             // SAFETY: as for `copy`.
-            unsafe { ioctl_with_mut_ref(&self.fd, request::ZEROPAGE(), &mut arg) }
-        }))
+            let result = unsafe { ioctl_with_mut_ref(&self.fd, request::ZEROPAGE(), &mut arg) };
+            (result, arg.zeropage)
+        })
     }
 
     /// Write-protects a range of the registered mapping, or takes the protection off and wakes who waits. When this
@@ -426,12 +432,29 @@ fn retry(
     Ok(())
 }
 
-/// `EEXIST` is an answer, not an error.
-fn placed(result: Result<(), UffdError>) -> Result<Placed, UffdError> {
+/// Runs an ioctl that fills a range. It may stop on the way (`EAGAIN`), and then goes on from there. `ioctl` is given how many bytes
+/// are done and how many are left, and gives the kernel's answer and how many bytes more are done (negative: none). That a page is
+/// there already (`EEXIST`) is an answer, not an error.
+fn place(
+    operation: &'static str,
+    address: u64,
+    length: u64,
+    mut ioctl: impl FnMut(u64, u64) -> (i32, i64),
+) -> Result<Placed, UffdError> {
+    let mut done = 0;
+    let result = retry(operation, address, length, || {
+        let (result, more) = ioctl(done, length - done);
+        done += u64::try_from(more).unwrap_or(0).min(length - done);
+        if done == length {
+            0
+        } else {
+            result
+        }
+    });
     match result {
         Ok(()) => Ok(Placed::New),
         Err(UffdError::Operation { source, .. }) if source.raw_os_error() == Some(libc::EEXIST) => {
-            Ok(Placed::AlreadyThere)
+            Ok(Placed::AlreadyThere { before: done / PAGE_BYTES as u64 })
         }
         Err(error) => Err(error),
     }

@@ -1,9 +1,20 @@
-//! Gives the linker the payload's own memory map.
+//! Gives the linker the payload's own memory map, and the payload its table of litmus tests.
 //!
 //! A build script rather than `.cargo/config.toml`, because cargo looks for the latter from the current
 //! directory up, and the payload is also built with `--manifest-path` from elsewhere.
 
+use std::path::PathBuf;
+
+use tessera_litmus::{encode, shapes};
+
 fn main() {
+    link();
+    let table = encode::encode(&shapes::all()).expect("the named tests are small");
+    let folder = std::env::var_os("OUT_DIR").expect("cargo gives a folder to write to");
+    std::fs::write(PathBuf::from(folder).join("litmus.table"), table).expect("that can be written to");
+}
+
+fn link() {
     let here = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
     println!("cargo:rerun-if-changed=link.ld");
     println!("cargo:rerun-if-changed=src/runtime/ring0.s");

@@ -43,7 +43,13 @@ fn locked_additions_are_never_lost() {
 
 #[test]
 fn messages_are_seen_after_their_flags() {
-    pass_with_cuts("test=mp,sb_fence,wrc rounds=10000", 3, 3, Duration::from_millis(60), &[]);
+    pass_with_cuts(
+        "test=litmus shapes=MP,SB+mfences,WRC place=apart,homes rounds=2000",
+        3,
+        3,
+        Duration::from_millis(60),
+        &[],
+    );
 }
 
 #[test]

@@ -56,7 +56,7 @@ impl Drop for Filler {
 
 fn fill(mut uffd: Userfaultfd, over: &AtomicBool) -> Result<()> {
     // The guest counts on zeros; they are copied all the same, as a page that has come from elsewhere would be.
-    let page = Box::new([0; PAGE_BYTES]);
+    let page = vec![[0; PAGE_BYTES]];
     let mut batch = FaultBatch::default();
     while !over.load(Ordering::Relaxed) {
         poll(&mut [PollFd::new(&uffd, PollFlags::IN)], Some(&LOOK)).context("waiting for a fault")?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
 use serde::de::DeserializeOwned;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::cleanup::OwnedChild;
 use crate::shell;
@@ -45,6 +45,39 @@ pub struct FaultStats {
     pub latency: Spread,
 }
 
+/// Pages that came to a node for one reason.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct ArrivalStats {
+    /// The reason: a kind of fault, or `ahead`, or `first_touch`.
+    pub kind: String,
+    /// Pages whose bytes came.
+    pub pages: u64,
+    /// Pages of zeros, for which none came.
+    pub zero_pages: u64,
+    /// Bytes of guest memory that came.
+    pub bytes: u64,
+}
+
+impl ArrivalStats {
+    /// Adds another node's pages to these.
+    pub fn add(&mut self, other: &Self) {
+        self.pages += other.pages;
+        self.zero_pages += other.zero_pages;
+        self.bytes += other.bytes;
+    }
+}
+
+/// A page that faults often.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub struct HotPage {
+    /// Its page frame.
+    pub gfn: u64,
+    /// Loads that waited for it.
+    pub reads: u64,
+    /// Stores that waited for it.
+    pub writes: u64,
+}
+
 /// What went over the data connections of a node.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 pub struct TrafficStats {
@@ -64,12 +97,18 @@ pub struct MoveStats {
 }
 
 /// The figures of one node.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 pub struct NodeStats {
     /// Memory.
     pub memory: MemoryStats,
     /// Faults by kind.
     pub faults: Vec<FaultStats>,
+    /// Pages that came, by what they came for.
+    #[serde(default)]
+    pub arrivals: Vec<ArrivalStats>,
+    /// The pages that fault most.
+    #[serde(default)]
+    pub hottest: Vec<HotPage>,
     /// Data connections.
     pub traffic: TrafficStats,
     /// Moves.

@@ -43,6 +43,16 @@ struct Active {
     unsent: VecDeque<Vec<u8>>,
 }
 
+impl Active {
+    /// Takes memory for frames when there is none left.
+    fn make_room(&mut self) -> Result<(), EngineError> {
+        if self.room.is_empty() {
+            self.room.extend(self.receive.take(&*self.ram, RECEIVE_LIMITS)?.chains);
+        }
+        Ok(())
+    }
+}
+
 struct NetEngine {
     /// Gone when it has failed: then the card is like one without a wire.
     backend: Option<Box<dyn NetBackend>>,
@@ -60,11 +70,9 @@ impl NetEngine {
     /// Passes frames on to the guest as long as there are some and it has memory for them.
     fn receive(&mut self) -> Result<Wire, EngineError> {
         let (Some(active), Some(backend)) = (&mut self.driver, &mut self.backend) else { return Ok(Ok(())) };
-        if active.room.is_empty() {
-            active.room.extend(active.receive.take(&*active.ram, RECEIVE_LIMITS)?.chains);
-        }
         let (mut done, mut wire) = (Vec::new(), Ok(()));
         for _ in 0..FRAMES_AT_ONCE {
+            active.make_room()?;
             let Some(chain) = active.room.pop_front() else { break };
             match backend.receive(&mut self.packet) {
                 Ok(Some(bytes)) => {
@@ -78,6 +86,8 @@ impl NetEngine {
                 }
             }
         }
+        // Without room nothing is listened for: what the driver offered before will not be told again.
+        active.make_room()?;
         active.receive.complete(&*active.ram, &done)?;
         Ok(wire)
     }

@@ -204,6 +204,19 @@ fn a_stream_has_a_length_before_each_frame() {
 }
 
 #[test]
+fn all_memory_that_a_driver_has_offered_is_used_whenever_it_was_offered() {
+    let (mut card, mut far) = stream();
+    for at in [BUFFERS + 0x8000, BUFFERS + 0x9000] {
+        card.offer_room(at, 2000);
+        // When a frame of its own is out, the card has been at work since.
+        card.send(&packet(b"out"));
+        assert_eq!(read_frame(&mut far), b"out");
+    }
+    far.write_all(b"\0\0\0\x03abc\0\0\0\x04defg").unwrap();
+    assert_eq!((card.receive.wait_used().1, card.receive.wait_used().1), (15, 16));
+}
+
+#[test]
 fn a_network_that_does_not_take_frames_gets_them_later_in_order() {
     let (mut card, mut far) = stream();
     let frames = 150;

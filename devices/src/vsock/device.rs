@@ -70,11 +70,12 @@ impl VsockEngine {
     /// Passes packets on to the guest as long as there are some and it has memory for them. `true` if there are more.
     fn receive(&mut self, watcher: &mut dyn Watcher) -> Result<bool, EngineError> {
         let Some(active) = &mut self.driver else { return Ok(false) };
-        if active.room.is_empty() {
-            active.room.extend(active.receive.take(&*active.ram, RECEIVE_LIMITS)?.chains);
-        }
         let mut done = Vec::new();
         while done.len() < PACKETS_AT_ONCE {
+            // What the driver offered while there was room left will not be told again.
+            if active.room.is_empty() {
+                active.room.extend(active.receive.take(&*active.ram, RECEIVE_LIMITS)?.chains);
+            }
             let Some(chain) = active.room.pop_front() else { break };
             let room = chain.writable_len().checked_sub(HEAD_BYTES as u64);
             let room = room.ok_or_else(|| EngineError::Driver("memory too small for a packet".into()))?;

@@ -15,7 +15,7 @@ use crate::wire::{self, Body, WireError, ACK_OFFSET, FRAME_BYTES, SEQ_OFFSET};
 /// Bytes of a frame with a page, the longest there is.
 const LONGEST_BYTES: usize = FRAME_BYTES + PAGE_BYTES;
 /// Room for what has come in: some frames, so that one system call fetches them all.
-const INBOX_BYTES: usize = 16 * LONGEST_BYTES;
+const INBOX_BYTES: usize = 32 * LONGEST_BYTES;
 
 /// Why a connection is of no use any more, or its link is not.
 #[derive(Debug, Error)]

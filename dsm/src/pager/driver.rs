@@ -13,6 +13,8 @@ use rustix::event::Timespec;
 use rustix::io::Errno;
 
 use super::ahead::{self, Ahead};
+use super::arrivals::Arrivals;
+use super::batch::{self, Batch, Came, Install, Source};
 use super::borrow::{BorrowRequest, Lent, PageSet, Tickets};
 use super::hot::HotPages;
 use super::links::{Links, Resume};
@@ -34,10 +36,6 @@ const BELL: u64 = u64::MAX - 1;
 /// Most descriptors told of in one wait.
 const READY_MAX: usize = 64;
 
-/// Messages of one peer that are handled before what they gave rise to is sent: few enough that no answer waits long
-/// for the next one's ioctls, enough that a burst does not cost a system call for each.
-const MESSAGES_PER_FLUSH: u32 = 4;
-
 /// Whether the thread goes on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Flow {
@@ -58,10 +56,11 @@ pub(super) struct Driver {
     /// Pages lent that are not yet handed on. Empty between events, as `actions`; both are kept for their memory.
     lent: Vec<(Gfn, Access)>,
     actions: Vec<Action>,
-    /// The page that came with the message being handled.
-    received: Box<[u8; PAGE_BYTES]>,
+    /// What is to be done with memory and links. Empty between steps.
+    batch: Batch,
     waiting: WaitingFaults,
     hot: HotPages,
+    arrivals: Arrivals,
     /// None: nothing is asked for ahead.
     ahead: Option<Ahead>,
     asked_ahead: u64,
@@ -104,9 +103,10 @@ impl Driver {
             tickets: Tickets::default(),
             lent: Vec::new(),
             actions: Vec::new(),
-            received: Box::new([0; PAGE_BYTES]),
+            batch: Batch::new(),
             waiting: WaitingFaults::default(),
             hot,
+            arrivals: Arrivals::default(),
             ahead,
             asked_ahead: 0,
             step: 0,
@@ -141,7 +141,7 @@ impl Driver {
                 Err(errno) => return Err(here(format!("waiting for events failed: {errno}"))),
             }
             if self.node.next_deadline().is_some_and(|at| at <= self.now()) {
-                self.handle(Event::Tick, Body::None)?;
+                self.handle(Event::Tick)?;
                 self.flush()?;
             }
             for event in &ready {
@@ -172,7 +172,8 @@ impl Driver {
 
     fn serve_faults(&mut self) -> Result<(), PagerFailure> {
         let mut batch = FaultBatch::default();
-        for fault in self.pages.read_faults(&mut batch).map_err(failed_here)? {
+        let faults = self.pages.read_faults(&mut batch).map_err(failed_here)?;
+        for fault in faults {
             let Some(gfn) = self.pages.memory().gfn_of_hva(fault.hva) else {
                 return Err(here(format!("a fault at {:#x} is outside guest memory", fault.hva)));
             };
@@ -180,9 +181,14 @@ impl Driver {
                 self.hot.record(index, access_of(fault.kind));
             }
             self.waiting.begin(gfn, fault.kind, self.now(), self.step + 1);
-            let access = access_of(fault.kind);
-            self.handle(Event::Fault { gfn, access }, Body::None)?;
-            self.ask_ahead(gfn, access)?;
+            self.handle(Event::Fault { gfn, access: access_of(fault.kind) })?;
+        }
+        // What vCPUs wait for goes first.
+        self.flush()?;
+        for fault in faults {
+            if let Some(gfn) = self.pages.memory().gfn_of_hva(fault.hva) {
+                self.ask_ahead(gfn, access_of(fault.kind))?;
+            }
         }
         self.flush()
     }
@@ -199,7 +205,7 @@ impl Driver {
             let known = self.pages.memory().layout().index(page).is_some();
             if known && !self.node.rights(page).allow(access) {
                 self.asked_ahead += 1;
-                self.handle(Event::Fault { gfn: page, access }, Body::None)?;
+                self.handle(Event::Fault { gfn: page, access })?;
             }
         }
         Ok(())
@@ -213,28 +219,40 @@ impl Driver {
             return Ok(());
         }
         self.links.fill(from, self.now())?;
-        let mut unsent = 0;
-        while let Some((message, body)) = self.next_message(from)? {
-            self.handle(Event::Message { from, message }, body)?;
-            unsent += 1;
-            if unsent == MESSAGES_PER_FLUSH {
-                self.flush()?;
-                unsent = 0;
-            }
+        // Who waits for the first page of many waits now; the others are asked for ahead.
+        let mut most = 1;
+        while self.take_messages(from, most)? == most {
+            self.flush()?;
+            most = batch::MESSAGES_MAX;
         }
         self.links.confirm(from)?;
         self.flush()
     }
 
-    /// The next frame of those that have come from a peer; its page, if any, is then in `received`.
-    fn next_message(&mut self, from: NodeId) -> Result<Option<(Message, Body)>, PagerFailure> {
-        let frame = self.links.next_frame(from)?;
-        Ok(frame.map(|frame| {
-            if let Some(page) = frame.page {
-                self.received.copy_from_slice(page);
+    /// Handles up to `most` of the messages that have come from a peer, all but the sending of frames; gives how many there were.
+    fn take_messages(&mut self, from: NodeId, most: usize) -> Result<usize, PagerFailure> {
+        self.batch.begin();
+        let mut taken = 0;
+        while taken < most {
+            let Some((message, came)) = self.next_message(from)? else { break };
+            self.take_in(Event::Message { from, message }, came)?;
+            taken += 1;
+        }
+        self.finish()?;
+        Ok(taken)
+    }
+
+    /// The next frame of those that have come from a peer.
+    fn next_message(&mut self, from: NodeId) -> Result<Option<(Message, Came)>, PagerFailure> {
+        let Some(frame) = self.links.next_frame(from)? else { return Ok(None) };
+        let came = match (frame.body, frame.page) {
+            (Body::ZeroPage, _) => Came::Zeros,
+            (_, Some(page)) => {
+                self.batch.stage(page).ok_or_else(|| here("more pages than messages (a bug)".into()))?
             }
-            (frame.message, frame.body)
-        }))
+            (_, None) => Came::Nothing,
+        };
+        Ok(Some((frame.message, came)))
     }
 
     fn serve_commands(&mut self) -> Result<Flow, PagerFailure> {
@@ -266,40 +284,48 @@ impl Driver {
         // The pages are held one after the other, in order; but all of them are asked for at once.
         for &(gfn, access) in &pages.pages()[1..] {
             if !self.node.rights(gfn).allow(access) {
-                self.handle(Event::Fault { gfn, access }, Body::None)?;
+                self.handle(Event::Fault { gfn, access })?;
             }
         }
-        self.handle(Event::Borrow { gfn: first, access }, Body::None)?;
+        self.handle(Event::Borrow { gfn: first, access })?;
         self.flush()
     }
 
     fn give_back(&mut self, pages: &PageSet) -> Result<(), PagerFailure> {
         for &(gfn, _) in pages.pages() {
-            self.handle(Event::Return { gfn }, Body::None)?;
+            self.handle(Event::Return { gfn })?;
         }
         self.flush()
     }
 
     /// One event, and all that follows from it but the sending of frames.
-    fn handle(&mut self, event: Event, body: Body) -> Result<(), PagerFailure> {
-        self.take_in(event, body)?;
+    fn handle(&mut self, event: Event) -> Result<(), PagerFailure> {
+        self.take_in(event, Came::Nothing)?;
+        self.finish()
+    }
+
+    /// Does what the events taken in gave rise to.
+    fn finish(&mut self) -> Result<(), PagerFailure> {
+        self.carry_out_batch()?;
         // A page lent makes a borrower want the next one, which may be lent at once.
         while let Some((gfn, access)) = self.lent.pop() {
             match self.tickets.lent(gfn, access) {
-                Lent::Next(gfn, access) => self.take_in(Event::Borrow { gfn, access }, Body::None)?,
+                Lent::Next(gfn, access) => self.take_in(Event::Borrow { gfn, access }, Came::Nothing)?,
                 Lent::Complete => {}
                 Lent::Abandoned(pages) => {
                     for &(gfn, _) in pages.pages() {
-                        self.take_in(Event::Return { gfn }, Body::None)?;
+                        self.take_in(Event::Return { gfn }, Came::Nothing)?;
                     }
                 }
                 Lent::Unasked => return Err(here(format!("{gfn} was lent to nobody"))),
             }
+            self.carry_out_batch()?;
         }
         Ok(())
     }
 
-    fn take_in(&mut self, event: Event, body: Body) -> Result<(), PagerFailure> {
+    /// An event for the core; what it gives rise to is gathered.
+    fn take_in(&mut self, event: Event, came: Came) -> Result<(), PagerFailure> {
         self.step += 1;
         let mut actions = mem::take(&mut self.actions);
         self.node.handle(self.now(), event, &mut actions).map_err(|violation| match event {
@@ -307,65 +333,90 @@ impl Driver {
             _ => here(violation.to_string()),
         })?;
         for action in actions.drain(..) {
-            self.carry_out(action, body)?;
+            if !self.batch.takes(&action) {
+                self.carry_out_batch()?;
+            }
+            self.gather(action, came)?;
         }
         self.actions = actions;
         Ok(())
     }
 
-    fn carry_out(&mut self, action: Action, body: Body) -> Result<(), PagerFailure> {
-        let served = match action {
-            Action::Send { to, message } => return self.send(to, &message),
-            Action::Lend { gfn, access } => {
-                self.lent.push((gfn, access));
-                return Ok(());
-            }
+    /// Adds an action to the batch, which takes it, or carries it out at once if it is none that a batch can hold.
+    fn gather(&mut self, action: Action, came: Came) -> Result<(), PagerFailure> {
+        match action {
+            Action::Send { to, message } => self.batch.send(to, message),
+            Action::Lend { gfn, access } => self.lent.push((gfn, access)),
+            Action::Protect { gfn } => self.batch.protect(gfn),
+            Action::Discard { gfn } => self.batch.discard(gfn),
             Action::Install { gfn, rights, contents, wake } => {
-                let bytes = match (contents, body) {
-                    (Contents::Received, Body::Page) => Bytes::Page(&self.received),
-                    (Contents::Received, Body::ZeroPage) | (Contents::Zero, _) => Bytes::Zero,
-                    (Contents::Received, Body::None) => return Err(here(format!("no page came for {gfn}"))),
+                let source = match (contents, came) {
+                    (Contents::Received, Came::Staged(slot)) => Source::Staged(slot),
+                    (Contents::Received, Came::Zeros) | (Contents::Zero, _) => Source::Zeros,
+                    (Contents::Received, Came::Nothing) => {
+                        return Err(here(format!("no page came for {gfn}")))
+                    }
                 };
+                self.arrivals.record(self.waiting.kind_of(gfn), contents, came);
                 let waiters = if wake { Waiters::Wake } else { Waiters::Leave };
-                self.pages.install(gfn, bytes, rights, waiters).map_err(failed_here)?;
-                match (wake, rights) {
-                    (false, _) => return Ok(()),
-                    (true, Access::Read) => Served::Reads(gfn),
-                    (true, Access::Write) => Served::Page(gfn),
-                }
+                self.batch.install(Install { run: gfn.into(), source, rights, waiters });
             }
-            Action::Protect { gfn } => return self.pages.protect(gfn).map_err(failed_here),
-            Action::Discard { gfn } => return self.discard(gfn),
-            Action::SplitExtent { extent } => return self.pages.split_extent(extent).map_err(failed_here),
+            Action::SplitExtent { extent } => self.pages.split_extent(extent).map_err(failed_here)?,
             Action::Unprotect { gfn } => {
-                self.pages.unprotect(gfn).map(|()| Served::Page(gfn)).map_err(failed_here)?
+                self.pages.unprotect(gfn).map_err(failed_here)?;
+                self.served(Served::Page(gfn));
             }
             Action::Wake { gfn, rights } => {
                 self.pages.wake(gfn, rights).map_err(failed_here)?;
-                match rights {
-                    Access::Read => Served::Reads(gfn),
-                    Access::Write => Served::Page(gfn),
-                }
+                self.served(served(gfn, rights));
             }
             Action::OwnExtent { extent } => {
-                self.pages.own_extent(extent).map(|()| Served::Extent(extent)).map_err(failed_here)?
+                self.pages.own_extent(extent).map_err(failed_here)?;
+                self.served(Served::Extent(extent));
             }
-        };
-        self.waiting.served(served, self.now(), self.step);
+        }
         Ok(())
     }
 
-    fn discard(&mut self, gfn: Gfn) -> Result<(), PagerFailure> {
-        if let (Some(ahead), Some(index)) = (&mut self.ahead, self.pages.memory().layout().index(gfn)) {
-            ahead.lost(index);
+    /// Does all that is gathered, in the order that [`batch`] gives reasons for.
+    fn carry_out_batch(&mut self) -> Result<(), PagerFailure> {
+        let Driver { clock, batch, pages, links, waiting, ahead, .. } = self;
+        for &Install { run, source, rights, waiters } in &batch.installs {
+            let bytes = match source {
+                Source::Zeros => Bytes::Zero,
+                Source::Staged(slot) => match batch.staged(slot, run) {
+                    Some(staged) => Bytes::Pages(staged),
+                    None => return Err(here(format!("no page came for {} (a bug)", run.first()))),
+                },
+            };
+            pages.install(run, bytes, rights, waiters).map_err(failed_here)?;
+            for gfn in run.iter().filter(|_| waiters == Waiters::Wake) {
+                waiting.served(served(gfn, rights), micros_since(*clock), self.step);
+            }
         }
-        self.pages.discard(gfn).map_err(failed_here)
+        for &run in &batch.protects {
+            pages.protect(run).map_err(failed_here)?;
+        }
+        for &(to, ref message) in &batch.sends {
+            // A page's bytes are read now.
+            let read = |page: &mut [u8; PAGE_BYTES]| {
+                pages.memory().read_page(message.gfn(), page).map_err(failed_here)
+            };
+            links.queue(to, message, read)?;
+        }
+        for &run in &batch.discards {
+            if let Some(ahead) = ahead {
+                let layout = pages.memory().layout();
+                run.iter().filter_map(|gfn| layout.index(gfn)).for_each(|index| ahead.lost(index));
+            }
+            pages.discard(run).map_err(failed_here)?;
+        }
+        batch.clear();
+        Ok(())
     }
 
-    /// Queues a frame; a page's bytes are read now.
-    fn send(&mut self, to: NodeId, message: &Message) -> Result<(), PagerFailure> {
-        let memory = self.pages.memory();
-        self.links.queue(to, message, |page| memory.read_page(message.gfn(), page).map_err(failed_here))
+    fn served(&mut self, served: Served) {
+        self.waiting.served(served, self.now(), self.step);
     }
 
     /// Sends what was queued, as far as the links take it.
@@ -375,7 +426,7 @@ impl Driver {
 
     /// Microseconds of the thread's own monotonic clock.
     fn now(&self) -> Micros {
-        self.clock.elapsed().as_micros() as Micros
+        micros_since(self.clock)
     }
 
     fn tell_stats(&self, reply: &SyncSender<PagerStats>) {
@@ -395,6 +446,7 @@ impl Driver {
             discards: self.pages.discards(),
             forgotten_tables: self.pages.forgotten(),
             asked_ahead: self.asked_ahead,
+            arrivals: self.arrivals,
             hottest: self.hot.hottest(self.pages.memory().layout()),
             resident_bytes: self.pages.memory().resident_bytes(),
             protocol: self.node.counters(),
@@ -404,6 +456,14 @@ impl Driver {
         };
         self.waiting.fill(&mut stats);
         stats
+    }
+}
+
+/// What is possible with a page that has come with these rights.
+fn served(gfn: Gfn, rights: Access) -> Served {
+    match rights {
+        Access::Read => Served::Reads(gfn),
+        Access::Write => Served::Page(gfn),
     }
 }
 
@@ -423,7 +483,7 @@ fn drop_strays(node: &Node, memory: &NodeMemory) -> Result<(), PagerError> {
             if page != ZERO_PAGE {
                 return Err(PagerError::Stray(gfn));
             }
-            memory.discard_page(gfn)?;
+            memory.discard(gfn)?;
         }
     }
     Ok(())
@@ -442,6 +502,10 @@ fn tell_real_time(reply: &SyncSender<io::Result<()>>) {
 /// Has `epoll` tell when the descriptor is readable.
 fn watch(epoll: &OwnedFd, descriptor: BorrowedFd<'_>, data: u64) -> Result<(), Errno> {
     epoll::add(epoll, descriptor, EventData::new_u64(data), EventFlags::IN)
+}
+
+fn micros_since(start: Instant) -> Micros {
+    start.elapsed().as_micros() as Micros
 }
 
 fn timespec(span_us: Micros) -> Timespec {

@@ -21,6 +21,8 @@
 //! and failures are ignored from then on. [`NodeMemory`] outlives the pager, and KVM's memory slots.
 
 mod ahead;
+mod arrivals;
+mod batch;
 mod borrow;
 mod driver;
 mod hot;
@@ -49,6 +51,7 @@ use crate::link::{Link, TcpLink};
 use crate::memory::{MemoryError, NodeMemory};
 use crate::protocol::{Access, HabitPolicy, LeasePolicy};
 
+pub use arrivals::{Arrivals, Arrived};
 pub use borrow::{BorrowError, Borrowed, BorrowedPages, PageSet, Wanted, BORROW_PAGES_MAX};
 pub use hot::{HotPage, HOTTEST_MAX};
 pub use links::{LinkBroke, Rejoin, Resume};

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use super::tables::{may_be_table, TableCache};
-use crate::ids::{Extent, Gfn, EXTENT_BYTES, EXTENT_PAGES, PAGE_BYTES};
+use crate::ids::{Extent, Gfn, Run, EXTENT_BYTES, EXTENT_PAGES, PAGE_BYTES};
 use crate::memory::{MemoryError, NodeMemory};
 use crate::protocol::Access;
 use crate::uffd::{Fault, FaultBatch, Placed, Protection, UffdCounts, UffdError, Userfaultfd, Waiters};
@@ -24,11 +24,14 @@ use crate::uffd::{Fault, FaultBatch, Placed, Protection, UffdCounts, UffdError, 
 /// A page of zeros.
 pub(crate) static ZERO_PAGE: [u8; PAGE_BYTES] = [0; PAGE_BYTES];
 
-/// The bytes of a page to install.
+/// The same, as one page of several.
+static ZERO_PAGES: &[[u8; PAGE_BYTES]] = std::slice::from_ref(&ZERO_PAGE);
+
+/// The bytes of pages to install.
 #[derive(Clone, Copy)]
 pub(crate) enum Bytes<'a> {
-    /// These.
-    Page(&'a [u8; PAGE_BYTES]),
+    /// These, one page behind the other.
+    Pages(&'a [[u8; PAGE_BYTES]]),
     /// All zero.
     Zero,
 }
@@ -120,37 +123,59 @@ impl GuestPages {
         Ok(self.uffd.read_faults(batch)?)
     }
 
-    /// Puts a page where there is none.
+    /// Puts pages where there are none.
     pub(crate) fn install(
         &mut self,
-        gfn: Gfn,
+        run: impl Into<Run>,
         bytes: Bytes<'_>,
         rights: Access,
         waiters: Waiters,
     ) -> Result<(), PagesError> {
-        let hva = self.hva(gfn)?;
-        self.take_untouched(gfn);
+        let run = run.into();
+        let hva = self.hva(run.first())?;
+        for gfn in run.iter() {
+            self.take_untouched(gfn);
+        }
         let placed = match (bytes, rights) {
-            (Bytes::Page(page), Access::Write) => self.uffd.copy(hva, page, Protection::Writable, waiters)?,
-            (Bytes::Page(page), Access::Read) => self.uffd.copy(hva, page, Protection::Protected, waiters)?,
-            (Bytes::Zero, Access::Write) => self.uffd.zeropage(hva, waiters)?,
-            (Bytes::Zero, Access::Read) => self.uffd.copy(hva, &ZERO_PAGE, Protection::Protected, waiters)?,
+            (Bytes::Pages(pages), Access::Write) => {
+                self.uffd.copy(hva, pages, Protection::Writable, waiters)?
+            }
+            (Bytes::Pages(pages), Access::Read) => {
+                self.uffd.copy(hva, pages, Protection::Protected, waiters)?
+            }
+            (Bytes::Zero, Access::Write) => self.uffd.zeropage(hva, run.bytes(), waiters)?,
+            (Bytes::Zero, Access::Read) => self.install_zeros_to_read(run, hva, waiters)?,
         };
         match placed {
             Placed::New => Ok(()),
-            Placed::AlreadyThere => Err(PagesError::Conflict(gfn)),
+            Placed::AlreadyThere { before } => Err(PagesError::Conflict(Gfn(run.first().0 + before))),
         }
     }
 
-    /// From here on the guest's stores to the page wait.
-    pub(crate) fn protect(&mut self, gfn: Gfn) -> Result<(), PagesError> {
-        let hva = self.hva(gfn)?;
-        self.uffd.write_protect(hva, PAGE_BYTES as u64, Protection::Protected)?;
-        if self.take_untouched(gfn) {
-            // The protection above stays in force whichever way this goes: on an absent page it left a marker in the
-            // page table, which protects also a page that a borrower has just created through the alias.
-            let (Placed::New | Placed::AlreadyThere) =
-                self.uffd.copy(hva, &ZERO_PAGE, Protection::Protected, Waiters::Leave)?;
+    fn install_zeros_to_read(&mut self, run: Run, hva: u64, waiters: Waiters) -> Result<Placed, UffdError> {
+        for before in 0..run.pages() {
+            let hva = hva + before * PAGE_BYTES as u64;
+            let placed = self.uffd.copy(hva, ZERO_PAGES, Protection::Protected, waiters)?;
+            if placed != Placed::New {
+                return Ok(Placed::AlreadyThere { before });
+            }
+        }
+        Ok(Placed::New)
+    }
+
+    /// From here on the guest's stores to the pages wait.
+    pub(crate) fn protect(&mut self, run: impl Into<Run>) -> Result<(), PagesError> {
+        let run = run.into();
+        let hva = self.hva(run.first())?;
+        self.uffd.write_protect(hva, run.bytes(), Protection::Protected)?;
+        for gfn in run.iter() {
+            if self.take_untouched(gfn) {
+                // The protection above stays in force whichever way this goes: on an absent page it left a marker in the
+                // page table, which protects also a page that a borrower has just created through the alias.
+                let hva = self.hva(gfn)?;
+                let (Placed::New | Placed::AlreadyThere { .. }) =
+                    self.uffd.copy(hva, ZERO_PAGES, Protection::Protected, Waiters::Leave)?;
+            }
         }
         Ok(())
     }
@@ -161,16 +186,22 @@ impl GuestPages {
         Ok(self.uffd.write_protect(hva, PAGE_BYTES as u64, Protection::Writable)?)
     }
 
-    /// Takes the page from the guest and gives its memory back to the host.
-    pub(crate) fn discard(&mut self, gfn: Gfn) -> Result<(), PagesError> {
-        self.take_untouched(gfn);
-        self.discards += 1;
-        let Some(tables) = &mut self.tables else { return Ok(self.memory.discard_page(gfn)?) };
-        self.memory.read_page(gfn, &mut self.scratch)?;
-        let may_be_table = may_be_table(&self.scratch, self.ram_end_gpa);
-        self.memory.discard_page(gfn)?;
-        // Only now: while the guest could still reach the page, the host could have read it once more.
-        if may_be_table {
+    /// Takes pages from the guest and gives their memory back to the host.
+    pub(crate) fn discard(&mut self, run: impl Into<Run>) -> Result<(), PagesError> {
+        let run = run.into();
+        for gfn in run.iter() {
+            self.take_untouched(gfn);
+        }
+        self.discards += run.pages();
+        let Some(tables) = &mut self.tables else { return Ok(self.memory.discard(run)?) };
+        let mut may_be_tables = [false; EXTENT_PAGES as usize];
+        for (gfn, may_be) in run.iter().zip(&mut may_be_tables) {
+            self.memory.read_page(gfn, &mut self.scratch)?;
+            *may_be = may_be_table(&self.scratch, self.ram_end_gpa);
+        }
+        self.memory.discard(run)?;
+        // Only now: while the guest could still reach the pages, the host could have read them once more.
+        for (gfn, _) in run.iter().zip(may_be_tables).filter(|(_, may_be)| *may_be) {
             self.forgotten += 1;
             tables.forget(gfn).map_err(|why| PagesError::Tables { gfn, why })?;
         }
@@ -238,8 +269,8 @@ impl GuestPages {
         let hva = self.hva(gfn)?;
         if self.take_untouched(gfn) {
             let placed = match rights {
-                Access::Write => self.uffd.zeropage(hva, Waiters::Wake)?,
-                Access::Read => self.uffd.copy(hva, &ZERO_PAGE, Protection::Protected, Waiters::Wake)?,
+                Access::Write => self.uffd.zeropage(hva, PAGE_BYTES as u64, Waiters::Wake)?,
+                Access::Read => self.uffd.copy(hva, ZERO_PAGES, Protection::Protected, Waiters::Wake)?,
             };
             if placed == Placed::New {
                 return Ok(());

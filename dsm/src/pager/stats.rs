@@ -1,5 +1,6 @@
 //! What a pager has measured.
 
+use super::arrivals::Arrivals;
 use super::hot::HotPage;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
@@ -109,6 +110,8 @@ pub struct PagerStats {
     pub protocol: Counters,
     /// What the node holds now.
     pub holdings: Holdings,
+    /// Pages that came one by one, by what they came for.
+    pub arrivals: Arrivals,
     /// Pages asked for because they lie behind one that was waited for.
     pub asked_ahead: u64,
     /// The pages that fault most, the hottest first; of merged figures, those of one node after the other.
@@ -127,6 +130,7 @@ impl PagerStats {
         self.links.merge(&other.links);
         self.uffd.merge(&other.uffd);
         self.discards += other.discards;
+        self.arrivals.merge(&other.arrivals);
         self.asked_ahead += other.asked_ahead;
         self.hottest.extend_from_slice(&other.hottest);
         self.forgotten_tables += other.forgotten_tables;

@@ -93,6 +93,12 @@ impl WaitingFaults {
         }
     }
 
+    /// What waits for the page; a store, where stores and loads do.
+    pub(super) fn kind_of(&self, gfn: Gfn) -> Option<FaultKind> {
+        let kinds = self.waiting.iter().filter(|fault| fault.gfn == gfn).map(|fault| fault.kind);
+        kinds.reduce(|kind, other| if kind == FaultKind::MissingRead { other } else { kind })
+    }
+
     fn record(&mut self, fault: Waiting, now: Micros, step: u64) {
         let recorder = match fault.kind {
             _ if fault.step == step => &mut self.local,
@@ -146,6 +152,8 @@ mod tests {
         faults.begin(Gfn(1), FaultKind::MissingRead, 100, 1);
         faults.begin(Gfn(1), FaultKind::MissingWrite, 110, 2);
         faults.begin(Gfn(2), FaultKind::WriteProtected, 120, 3);
+        assert_eq!(faults.kind_of(Gfn(1)), Some(FaultKind::MissingWrite));
+        assert_eq!(faults.kind_of(Gfn(3)), None);
         faults.served(Served::Page(Gfn(2)), 121, 3);
         faults.served(Served::Reads(Gfn(1)), 150, 4);
         // The writer was woken with the reader, faults again, and is the same fault.

@@ -151,7 +151,7 @@ fn a_page_that_is_cut_short_is_the_end_of_the_link_and_not_a_page() {
 fn a_frame_that_is_not_the_next_and_a_confirmation_of_nothing_are_refused() {
     let done = Message::Done { gfn: OURS, txn: Txn(7) };
     for (offset, expected) in
-        [(wire::SEQ_OFFSET, "something was lost or came twice"), (wire::ACK_OFFSET, "were sent")]
+        [(wire::SEQ_OFFSET, "something was lost or came twice"), (wire::ACK_OFFSET, "that there are")]
     {
         let (node, mut peer) = node_and_liar();
         let mut header = peer.header(&done);

@@ -9,4 +9,5 @@ mod hostile;
 mod life;
 mod merges;
 mod network;
+mod scan;
 mod support;

@@ -36,8 +36,22 @@ const FAMILIES: &[(&str, &str)] = &[
     ("IRWIW", "W Rfe RW Coe W Rfe RW Coe"),
 ];
 
+/// Cycles about one variable, which have names of their own.
+const COHERENCE: &[(&str, &str)] = &[
+    ("CoRR", "Rfe PosRR Fre"),
+    ("CoRW1", "Rfe PosRW"),
+    ("CoRW2", "Rfe PosRW Coe"),
+    ("CoWR0", "Fre PosWR"),
+    ("CoWW", "Coe PosWW"),
+];
+
 /// The cycle's name.
 pub fn name(cycle: &Cycle) -> String {
+    let is_this =
+        |text: &str| text.parse::<Cycle>().is_ok_and(|known| known.canonical() == cycle.canonical());
+    if let Some((known, _)) = COHERENCE.iter().find(|(_, text)| is_this(text)) {
+        return (*known).to_owned();
+    }
     let mut best: Option<(usize, Vec<usize>, String)> = None;
     for rotation in cycle.rotations() {
         let key = (family_rank(&rotation), shape_rank(&rotation), full_name(&rotation));

@@ -1,5 +1,7 @@
 //! What was seen in one run of a test: a row of small numbers.
 
+/// How a line begins in which the payload tells what it saw; see `report`.
+pub const HISTOGRAM: &str = "TESSERA-HISTOGRAM";
 /// Most digits of an outcome.
 pub const DIGITS_MAX: usize = 16;
 

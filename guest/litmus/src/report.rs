@@ -8,12 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use thiserror::Error;
 
 use crate::oracle;
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, HISTOGRAM};
 use crate::placement::Placement;
 use crate::test::{Kind, Test, TestError};
-
-/// How a line with outcomes begins.
-pub const HISTOGRAM: &str = "TESSERA-HISTOGRAM";
 
 /// Why a line makes no sense.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

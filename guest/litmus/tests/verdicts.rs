@@ -78,3 +78,18 @@ fn the_generator_finds_the_published_cycles_and_their_names() {
         assert_eq!(cycles.len(), count, "{threads} threads");
     }
 }
+
+#[test]
+fn cycles_about_one_variable_have_their_published_names() {
+    let entries = corpus::parse(corpus::TABLE).unwrap();
+    let ours: HashSet<String> = entries
+        .iter()
+        .filter_map(|entry| entry.cycle.as_ref())
+        .map(name)
+        .filter(|name| name.starts_with("Co"))
+        .collect();
+    assert_eq!(ours, ["CoRR", "CoRW1", "CoRW2", "CoWR0", "CoWW"].map(str::to_owned).into());
+    for entry in entries.iter().filter(|entry| ours.contains(&entry.name)) {
+        assert_eq!(name(entry.cycle.as_ref().unwrap()), entry.name);
+    }
+}

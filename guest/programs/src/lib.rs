@@ -5,6 +5,7 @@
 //! [`init`]); elsewhere `tessera-guest-init --program mgs:m=500:n=500` runs one program.
 
 pub mod cpus;
+pub mod frames;
 pub mod init;
 pub mod json;
 pub mod kmsg;

@@ -6,11 +6,11 @@ use std::fs;
 use crate::init::{self, say};
 use crate::orders::{End, Order};
 use crate::programs::hotplug;
-use crate::{cpus, kmsg};
+use crate::{cpus, frames, kmsg};
 
 const PROMPT: &str = "tessera> ";
 const HELP: &str = "nproc | machine | cat FILE | ls DIR | write FILE TEXT | run PROGRAM[:key=value]... | offline CPU | online CPU
-echo TEXT | log | poweroff | reboot | panic | help
+echo TEXT | log | words ADDRESS COUNT | frames NUMBER... | poweroff | reboot | panic | help
 ";
 
 /// What a line asks for.
@@ -54,6 +54,8 @@ fn answer(line: &str) -> Answer {
         "cat" => cat(rest),
         "ls" => list(rest),
         "write" => write(rest),
+        "words" => frames::words(rest).unwrap_or_else(|trouble| format!("{trouble}\n")),
+        "frames" => frames::flags(rest).unwrap_or_else(|trouble| format!("{trouble}\n")),
         "log" => kmsg::problems().iter().map(|line| format!("{line}\n")).collect(),
         "run" => match rest.parse() {
             Ok(order) => return Answer::Run(order),

@@ -41,6 +41,20 @@ pub struct FaultStats {
     pub latency: Spread,
 }
 
+/// Pages that came to a node for one reason.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ArrivalStats {
+    /// The reason: `read`, `write`, `upgrade`; `ahead`: nobody waited for them; `first_touch`: whole extents of 512
+    /// pages that nobody had used.
+    pub kind: String,
+    /// Pages whose bytes came.
+    pub pages: u64,
+    /// Pages of zeros, for which none came.
+    pub zero_pages: u64,
+    /// Bytes of guest memory that came.
+    pub bytes: u64,
+}
+
 /// What went over the data connections.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct TrafficStats {
@@ -138,6 +152,8 @@ pub struct NodeStats {
     pub memory: MemoryStats,
     /// Faults, by kind.
     pub faults: Vec<FaultStats>,
+    /// Pages that came, by what they came for.
+    pub arrivals: Vec<ArrivalStats>,
     /// The vCPUs that are resident here.
     pub vcpus: Vec<VcpuStats>,
     /// Moves.
@@ -162,6 +178,7 @@ impl NodeStats {
             host,
             memory: MemoryStats::default(),
             faults: vec![],
+            arrivals: vec![],
             vcpus: vec![],
             moves: MoveStats::default(),
             interrupts_relayed: 0,

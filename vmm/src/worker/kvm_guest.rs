@@ -9,7 +9,7 @@ use tessera_devices::GuestEnd;
 use tessera_dsm::link::Link;
 use tessera_dsm::memory::NodeMemory;
 use tessera_dsm::pager::{
-    AskAhead, Pager, PagerConfig, PagerFailure, PagerHooks, PagerStats, Rejoin, Resume, Tracking,
+    Arrived, AskAhead, Pager, PagerConfig, PagerFailure, PagerHooks, PagerStats, Rejoin, Resume, Tracking,
 };
 use tessera_dsm::protocol::{HabitPolicy, LeasePolicy, MergePolicy};
 use tessera_dsm::{NodeId, EXTENT_PAGES, PAGE_BYTES};
@@ -24,7 +24,7 @@ use crate::control::ending::EndCause;
 use crate::control::frame;
 use crate::control::guest::GuestSpec;
 use crate::control::stats::{
-    DeviceStats, FaultStats, MemoryStats, MoveStats, NodeStats, Spread, TrafficStats, VcpuStats,
+    ArrivalStats, DeviceStats, FaultStats, MemoryStats, MoveStats, NodeStats, Spread, TrafficStats, VcpuStats,
 };
 use crate::host::priority;
 use crate::machine::{
@@ -277,6 +277,7 @@ impl GuestMachine for KvmGuest {
             stats.memory.owned_pages = self.spec.layout.pages();
         }
         stats.faults = faults(&pager);
+        stats.arrivals = arrivals(&pager);
         stats.hottest.clone_from(&pager.hottest);
         stats.traffic = TrafficStats {
             bytes_in: pager.links.bytes_in,
@@ -339,6 +340,26 @@ fn faults(stats: &PagerStats) -> Vec<FaultStats> {
             p99_us: latency.p99_us,
             max_us: latency.max_us,
         },
+    });
+    figures.collect()
+}
+
+fn arrivals(stats: &PagerStats) -> Vec<ArrivalStats> {
+    let extents = stats.protocol.first_touches_local + stats.protocol.first_touches_remote;
+    let touched = Arrived { pages: 0, zero_pages: extents * EXTENT_PAGES };
+    let came = &stats.arrivals;
+    let kinds = [
+        ("read", came.read),
+        ("write", came.write),
+        ("upgrade", came.upgrade),
+        ("ahead", came.ahead),
+        ("first_touch", touched),
+    ];
+    let figures = kinds.into_iter().map(|(kind, arrived)| ArrivalStats {
+        kind: kind.into(),
+        pages: arrived.pages,
+        zero_pages: arrived.zero_pages,
+        bytes: arrived.bytes(),
     });
     figures.collect()
 }

@@ -46,19 +46,28 @@ pub enum Verdict {
 /// Decides about control messages: from, to, message.
 pub type Meddler = Arc<dyn Fn(NodeId, NodeId, &PeerMessage) -> Verdict + Send + Sync>;
 
+/// Makes the data connection between two nodes: the one end for the lower of them, the other for the higher.
+pub type Connector = Arc<dyn Fn(NodeId, NodeId) -> (TcpStream, TcpStream) + Send + Sync>;
+
 /// What to run.
 pub struct ClusterSpec {
     pub payload: &'static str,
     pub cmdline: String,
+    /// What the guest finds as its initramfs.
+    pub initramfs: Option<PathBuf>,
     /// The node of each vCPU.
     pub vcpus: Vec<u8>,
     pub nodes: u8,
     pub memory_mib: u64,
+    pub lease: LeasePolicy,
+    pub ahead: AskAhead,
     pub meddler: Option<Meddler>,
     /// What the data connections go over; plain loopback if absent.
     pub network: Option<Arc<Network>>,
     /// Devices of the home node.
     pub devices: Vec<DeviceSpec>,
+    /// Who makes them, if there is no network.
+    pub connect: Option<Connector>,
 }
 
 impl ClusterSpec {
@@ -67,12 +76,16 @@ impl ClusterSpec {
         ClusterSpec {
             payload: "tessera-payload",
             cmdline: cmdline.into(),
+            initramfs: None,
             vcpus: (0..vcpus).map(|index| (index % usize::from(nodes)) as u8).collect(),
             nodes,
             memory_mib: 64,
+            lease: LeasePolicy::default(),
+            ahead: AskAhead::On,
             meddler: None,
             network: None,
             devices: Vec::new(),
+            connect: None,
         }
     }
 
@@ -196,14 +209,14 @@ impl Cluster {
         let apics: Vec<String> = vcpus.iter().map(|vcpu| vcpu.apic_id.to_string()).collect();
         let boot_spec = BootSpec {
             kernel: File::open(payload_path(spec.payload)).expect("payload"),
-            initramfs: None,
+            initramfs: spec.initramfs.as_ref().map(|path| File::open(path).expect("initramfs")),
             cmdline: format!("apic={} tsc_khz={tsc_khz} {}", apics.join(","), spec.cmdline),
             vcpus: vcpus.iter().map(|v| BootVcpu { apic_id: v.apic_id, node: v.node }).collect(),
         };
         let image = boot::load(&memories[0].alias_view(), &layout, &boot_spec).expect("loads");
         let listener = Arc::new(Listener::default());
         let (lines, inboxes): (Vec<_>, Vec<_>) = (0..nodes).map(|_| channel::<(NodeId, Vec<u8>)>()).unzip();
-        let mut mesh = mesh(nodes, spec.network.as_ref());
+        let mut mesh = mesh(nodes, &connector(&spec));
         let tsc_offset_ticks = -(tessera_vmm::kvm::host_tsc() as i64);
         let mut built = Vec::new();
         for (index, (memory, inbox)) in memories.into_iter().zip(inboxes).enumerate() {
@@ -213,10 +226,10 @@ impl Cluster {
                 me,
                 nodes: spec.nodes,
                 preloaded: image.written.clone(),
-                lease: LeasePolicy::default(),
+                lease: spec.lease,
                 habits: HabitPolicy { merge: Some(MergePolicy::default()), ..HabitPolicy::OFF },
                 tracking,
-                ahead: AskAhead::On,
+                ahead: spec.ahead,
             };
             let hears = Arc::clone(&listener);
             let on_failure = Box::new(move |failure: tessera_dsm::pager::PagerFailure| {
@@ -284,7 +297,12 @@ impl Cluster {
         let seed =
             std::env::var("TESSERA_SEED").ok().map_or(0x7e55e4a, |text| text.parse().expect("a number"));
         println!("moves: TESSERA_SEED={seed}");
-        let mut random = Random(seed);
+        self.keep_moving_from(seed, which, moves)
+    }
+
+    /// As [`Cluster::keep_moving`], with this seed.
+    pub fn keep_moving_from(&self, seed: u64, which: &[u16], moves: usize) -> usize {
+        let mut random = Random(seed.max(1));
         let mut made = 0;
         while made < moves && !self.ended() {
             let vcpu = VcpuId(which[random.below(which.len())]);
@@ -305,6 +323,15 @@ impl Cluster {
     pub fn ended(&self) -> bool {
         let seen = self.listener.seen.lock().expect("no panic");
         seen.end.is_some() || !seen.failures.is_empty()
+    }
+
+    /// Lets the pagers run before everything else of this machine: its cores are busy with vCPUs that wait by spinning.
+    pub fn real_time(&self) {
+        for node in &self.nodes {
+            if let Err(error) = node.pager.set_real_time() {
+                println!("the pagers stay ordinary threads: {error}");
+            }
+        }
     }
 
     /// Waits until the console shows `text`.
@@ -381,15 +408,24 @@ fn read(inbox: Receiver<(NodeId, Vec<u8>)>, machine: Arc<Machine>) -> JoinHandle
     })
 }
 
-/// A loopback connection between each two nodes, over the network if there is one.
-fn mesh(nodes: usize, network: Option<&Arc<Network>>) -> Vec<Vec<(NodeId, TcpStream)>> {
+/// What makes the data connections of this guest.
+fn connector(spec: &ClusterSpec) -> Connector {
+    match (&spec.network, &spec.connect) {
+        (Some(network), _) => {
+            let network = Arc::clone(network);
+            Arc::new(move |low, high| network.connect(low, high))
+        }
+        (None, Some(connect)) => Arc::clone(connect),
+        (None, None) => Arc::new(|_, _| network::loopback()),
+    }
+}
+
+/// A connection between each two nodes.
+fn mesh(nodes: usize, connect: &Connector) -> Vec<Vec<(NodeId, TcpStream)>> {
     let mut mesh: Vec<Vec<(NodeId, TcpStream)>> = (0..nodes).map(|_| Vec::new()).collect();
     for low in 0..nodes {
         for high in low + 1..nodes {
-            let (here, there) = match network {
-                Some(network) => network.connect(NodeId(low as u8), NodeId(high as u8)),
-                None => network::loopback(),
-            };
+            let (here, there) = connect(NodeId(low as u8), NodeId(high as u8));
             mesh[low].push((NodeId(high as u8), here));
             mesh[high].push((NodeId(low as u8), there));
         }

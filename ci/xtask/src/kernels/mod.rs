@@ -1,6 +1,7 @@
 //! Stock Debian kernels: downloaded as packages, unpacked below `target/lab/kernels`, never installed.
 
 mod modules;
+pub mod symbols;
 mod vmlinux;
 
 pub use modules::Module;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::{json, Value};
 
-use super::program;
+use super::worker;
 use crate::cleanup::OwnedChild;
 use crate::shell;
 
@@ -45,9 +45,10 @@ pub struct Args {
 /// # Errors
 /// When the fuzzer cannot be built or started.
 pub fn main(options: &Args) -> Result<i32> {
-    let seed = options.seed.unwrap_or_else(program::seed_of_now);
+    let seed = options.seed.unwrap_or_else(worker::seed_of_now);
     println!("seed {seed}, {} s", options.seconds);
-    let mut command = Command::new(program::build()?);
+    let mut command =
+        Command::new(worker::build("the fuzzer", &["--profile", "checker", "-p", "tessera-dsm", "--lib"])?);
     command.args([TEST, "--exact", "--nocapture"]);
     command.env("TESSERA_FUZZ_SECONDS", options.seconds.to_string());
     command.env("TESSERA_FUZZ_SEED", seed.to_string());

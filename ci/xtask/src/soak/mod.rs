@@ -1,9 +1,10 @@
 //! `cargo xtask soak ...`: what takes longer than a test may, for whoever wants to be surer.
 
 mod fuzz;
-mod program;
+mod litmus;
 mod sim;
 mod stock;
+mod worker;
 
 use anyhow::Result;
 
@@ -12,6 +13,8 @@ use anyhow::Result;
 pub enum Verb {
     /// The protocol and the links, with a peer that says anything.
     Fuzz(fuzz::Args),
+    /// Litmus tests of memory order in bare-metal guests over several nodes of this machine.
+    Litmus(litmus::Args),
     /// The protocol's simulator, with random schedules.
     Sim(sim::Args),
     /// Stock guests whose vCPUs move a thousand times while they work.
@@ -25,6 +28,7 @@ pub enum Verb {
 pub fn main(verb: &Verb) -> Result<i32> {
     match verb {
         Verb::Fuzz(options) => fuzz::main(options),
+        Verb::Litmus(options) => litmus::main(options),
         Verb::Sim(options) => sim::main(options),
         Verb::Stock(options) => stock::main(options),
     }

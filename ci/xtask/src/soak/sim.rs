@@ -1,16 +1,13 @@
 //! `cargo xtask soak sim`: starts the protocol's simulator (a test of `tessera-dsm`, optimized) and shows how far it is.
 
-use std::io::{BufRead, BufReader, IsTerminal};
 use std::ops::RangeInclusive;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{bail, Context, Result};
+use anyhow::Result;
 use serde_json::{json, Value};
 
-use super::program;
-use crate::cleanup::OwnedChild;
-use crate::shell;
+use super::worker;
 
 /// The test that does the work.
 const TEST: &str = "protocol::tests::soak::soak_as_long_as_wanted";
@@ -20,8 +17,6 @@ const WANTED: &str = "TESSERA_SOAK";
 const MARK: &str = "soak: ";
 /// How long shrinking a failure, or the last run, may take beyond the time asked for.
 const GRACE: Duration = Duration::from_secs(600);
-/// Where nobody watches, every so many of its reports (one a second) are shown.
-const SHOWN_EVERY: u64 = 30;
 
 /// Options of `cargo xtask soak sim`.
 #[derive(clap::Args)]
@@ -67,17 +62,18 @@ fn parse_plan(text: &str) -> Result<Value, String> {
 /// # Errors
 /// When the simulator cannot be built or ends without a result.
 pub fn main(options: &Args) -> Result<i32> {
-    let seed = options.seed.unwrap_or_else(program::seed_of_now);
+    let seed = options.seed.unwrap_or_else(worker::seed_of_now);
     let nodes = (*options.nodes.start(), *options.nodes.end());
     println!("seed {seed}, {} to {} nodes, {} s", nodes.0, nodes.1, options.seconds);
-    let program = program::build()?;
+    let program = worker::build("the simulator", &["--profile", "checker", "-p", "tessera-dsm", "--lib"])?;
     let (mutant, plan) = (&options.mutant, &options.plan);
     let wanted = json!({
         "seconds": options.seconds, "seed": seed, "nodes": nodes, "mutant": mutant, "plan": plan,
     });
     let mut command = Command::new(program);
     command.args([TEST, "--exact", "--nocapture"]).env(WANTED, wanted.to_string());
-    let told = watch(&mut command, Duration::from_secs(options.seconds) + GRACE)?;
+    let limit = Duration::from_secs(options.seconds) + GRACE;
+    let told = worker::watch(&mut command, MARK, limit, line)?;
     let failure = &told["failure"];
     if !failure.is_null() {
         println!("{}", describe(failure, options));
@@ -93,44 +89,13 @@ pub fn main(options: &Args) -> Result<i32> {
     Ok(i32::from(!failure.is_null()))
 }
 
-/// Runs the simulator and shows what it tells; gives its last report.
-fn watch(command: &mut Command, limit: Duration) -> Result<Value> {
-    command.stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut child = OwnedChild::spawn(command)?;
-    let pipe = child.child().stdout.take().context("the simulator has no output")?;
-    let (mut last, mut reports, mut other) = (Value::Null, 0, String::new());
-    for line in BufReader::new(pipe).lines() {
-        let line = line.context("reading the simulator's output")?;
-        match line.split_once(MARK).and_then(|(_, told)| serde_json::from_str::<Value>(told).ok()) {
-            Some(told) => {
-                reports += 1;
-                show(&told, reports);
-                last = told;
-            }
-            None => other = shell::tail(&format!("{other}{line}\n"), 30) + "\n",
-        }
-    }
-    let ended = child.wait(limit);
-    if last["done"] != true {
-        bail!("the simulator gave no result ({ended:?}): {}\n{other}", shell::text(command));
-    }
-    Ok(last)
-}
-
-fn show(told: &Value, reports: u64) {
+/// How far it is.
+fn line(told: &Value) -> String {
     let count = |name: &str| told[name].as_u64().unwrap_or_default();
     let seconds = told["seconds"].as_f64().unwrap_or_default();
     let (runs, operations) = (count("runs"), count("operations"));
     let (faults, crashes) = (count("faults"), count("crashes"));
-    let line = format!(
-        "{seconds:>6.0} s: {runs} runs, {operations} page accesses, {faults} faults, {crashes} crashes"
-    );
-    let last = told["done"] == true;
-    if std::io::stderr().is_terminal() {
-        eprint!("\r\x1b[K{line}{}", if last { "\n" } else { "" });
-    } else if last || reports.is_multiple_of(SHOWN_EVERY) {
-        eprintln!("{line}");
-    }
+    format!("{seconds:>6.0} s: {runs} runs, {operations} page accesses, {faults} faults, {crashes} crashes")
 }
 
 /// A failure, as a person wants it: what, how to see it again, and the smallest one like it.

@@ -100,7 +100,7 @@ fn a_missing_page_is_reported_with_its_access_and_an_installed_one_is_read() {
     let reader = Toucher::start(&pages, GFN, load);
     expect_fault(&pages, GFN, FaultKind::MissingRead);
     assert!(reader.waits());
-    pages.install(GFN, Bytes::Page(&page_of(42)), Access::Read, Waiters::Wake).expect("install");
+    pages.install(GFN, Bytes::Pages(&[page_of(42)]), Access::Read, Waiters::Wake).expect("install");
     assert_eq!(reader.finish(), 42);
 
     let writer = Toucher::start(&pages, Gfn(1), store);
@@ -112,7 +112,7 @@ fn a_missing_page_is_reported_with_its_access_and_an_installed_one_is_read() {
 
 #[test]
 fn a_read_copy_lets_no_store_through_before_unprotect() {
-    for bytes in [Bytes::Page(&page_of(5)), Bytes::Zero] {
+    for bytes in [Bytes::Pages(&[page_of(5)]), Bytes::Zero] {
         let mut pages = pages();
         pages.install(GFN, bytes, Access::Read, Waiters::Wake).expect("install");
         let writer = Toucher::start(&pages, GFN, store);
@@ -129,7 +129,7 @@ fn install_without_wake_leaves_the_thread_waiting() {
     let mut pages = pages();
     let writer = Toucher::start(&pages, GFN, store);
     expect_fault(&pages, GFN, FaultKind::MissingWrite);
-    pages.install(GFN, Bytes::Page(&page_of(3)), Access::Read, Waiters::Leave).expect("install");
+    pages.install(GFN, Bytes::Pages(&[page_of(3)]), Access::Read, Waiters::Leave).expect("install");
     assert!(writer.waits());
     pages.unprotect(GFN).expect("unprotect");
     assert_eq!(writer.finish(), 3);
@@ -138,7 +138,7 @@ fn install_without_wake_leaves_the_thread_waiting() {
 #[test]
 fn a_page_taken_away_is_missing_again_and_its_memory_is_free() {
     let mut pages = pages();
-    pages.install(GFN, Bytes::Page(&page_of(9)), Access::Write, Waiters::Wake).expect("install");
+    pages.install(GFN, Bytes::Pages(&[page_of(9)]), Access::Write, Waiters::Wake).expect("install");
     assert_eq!(Toucher::start(&pages, GFN, store).finish(), 9);
     assert_eq!(pages.memory().resident_bytes(), PAGE_BYTES as u64);
     pages.protect(GFN).expect("protect");
@@ -147,7 +147,7 @@ fn a_page_taken_away_is_missing_again_and_its_memory_is_free() {
     assert_eq!(pages.memory().resident_bytes(), 0);
     let reader = Toucher::start(&pages, GFN, load);
     expect_fault(&pages, GFN, FaultKind::MissingRead);
-    pages.install(GFN, Bytes::Page(&page_of(11)), Access::Read, Waiters::Wake).expect("install");
+    pages.install(GFN, Bytes::Pages(&[page_of(11)]), Access::Read, Waiters::Wake).expect("install");
     assert_eq!(reader.finish(), 11);
 }
 
@@ -155,8 +155,8 @@ fn a_page_taken_away_is_missing_again_and_its_memory_is_free() {
 fn write_rights_that_come_back_after_a_protected_page_was_discarded_are_whole() {
     // Discarding a protected page leaves the kernel's protection marker behind: it must not outlive a new page.
     let mut pages = pages();
-    for (bytes, was) in [(Bytes::Page(&page_of(21)), 21), (Bytes::Zero, 0)] {
-        pages.install(GFN, Bytes::Page(&page_of(1)), Access::Read, Waiters::Wake).expect("install");
+    for (bytes, was) in [(Bytes::Pages(&[page_of(21)]), 21), (Bytes::Zero, 0)] {
+        pages.install(GFN, Bytes::Pages(&[page_of(1)]), Access::Read, Waiters::Wake).expect("install");
         assert_eq!(Toucher::start(&pages, GFN, load).finish(), 1);
         pages.discard(GFN).expect("discard");
         pages.install(GFN, bytes, Access::Write, Waiters::Wake).expect("install");
@@ -166,11 +166,64 @@ fn write_rights_that_come_back_after_a_protected_page_was_discarded_are_whole() 
     }
 }
 
+fn run(first: u64, pages: u64) -> Run {
+    let mut run = Run::from(Gfn(first));
+    (first + 1..first + pages).for_each(|gfn| assert!(run.grow(Gfn(gfn))));
+    run
+}
+
+#[test]
+fn a_run_comes_and_goes_as_its_pages_would_one_by_one() {
+    let mut pages = pages();
+    let bytes = [page_of(1), page_of(2), page_of(3)];
+    let readers: Vec<_> = (600..603).map(|gfn| Toucher::start(&pages, Gfn(gfn), load)).collect();
+    pages.install(run(600, 3), Bytes::Pages(&bytes), Access::Read, Waiters::Wake).expect("install");
+    assert_eq!(readers.into_iter().map(Toucher::finish).collect::<Vec<_>>(), [1, 2, 3]);
+    pages.install(run(603, 2), Bytes::Zero, Access::Read, Waiters::Wake).expect("install");
+    pages.install(run(605, 2), Bytes::Zero, Access::Write, Waiters::Wake).expect("install");
+    assert_eq!(Toucher::start(&pages, Gfn(606), store).finish(), 0);
+    while !pages.read_faults(&mut FaultBatch::default()).expect("read").is_empty() {}
+
+    pages.protect(run(605, 2)).expect("protect");
+    assert_eq!(first_word(&pages, Gfn(606)), 7);
+    let writers: Vec<_> = [600, 604, 606].map(|gfn| Toucher::start(&pages, Gfn(gfn), store)).into();
+    assert!(writers.iter().all(Toucher::waits), "the whole run is write-protected");
+    assert_eq!(pages.memory().resident_bytes(), 7 * PAGE_BYTES as u64);
+    pages.discard(run(600, 7)).expect("discard");
+    assert_eq!((pages.memory().resident_bytes(), pages.discards()), (0, 7));
+    pages.install(run(600, 7), Bytes::Zero, Access::Write, Waiters::Wake).expect("install");
+    assert_eq!(writers.into_iter().map(Toucher::finish).collect::<Vec<_>>(), [0, 0, 0]);
+}
+
+#[test]
+fn a_page_in_the_middle_of_a_run_that_nobody_granted_is_named() {
+    let bytes = [page_of(1), page_of(2), page_of(3)];
+    for (bytes, rights) in
+        [(Bytes::Zero, Access::Read), (Bytes::Zero, Access::Write), (Bytes::Pages(&bytes), Access::Read)]
+    {
+        let mut pages = pages();
+        pages.install(Gfn(602), Bytes::Zero, Access::Write, Waiters::Wake).expect("install");
+        let refused = pages.install(run(600, 3), bytes, rights, Waiters::Wake);
+        assert!(matches!(refused, Err(PagesError::Conflict(Gfn(602)))), "{refused:?}");
+    }
+}
+
+#[test]
+fn untouched_pages_of_a_run_read_as_zero_once_protected() {
+    let mut pages = pages();
+    pages.own_extent(GFN.extent()).expect("own");
+    assert_eq!(Toucher::start(&pages, Gfn(601), store).finish(), 0);
+    pages.split_extent(GFN.extent()).expect("split");
+    pages.protect(run(600, 3)).expect("protect");
+    let readers: Vec<_> = (600..603).map(|gfn| Toucher::start(&pages, Gfn(gfn), load)).collect();
+    assert_eq!(readers.into_iter().map(Toucher::finish).collect::<Vec<_>>(), [0, 7, 0]);
+}
+
 #[test]
 fn installing_over_a_page_is_refused() {
     let mut pages = pages();
     pages.install(GFN, Bytes::Zero, Access::Write, Waiters::Wake).expect("install");
-    for bytes in [Bytes::Zero, Bytes::Page(&page_of(1))] {
+    for bytes in [Bytes::Zero, Bytes::Pages(&[page_of(1)])] {
         for rights in [Access::Read, Access::Write] {
             let again = pages.install(GFN, bytes, rights, Waiters::Wake);
             assert!(matches!(again, Err(PagesError::Conflict(GFN))), "{again:?}");
@@ -228,7 +281,7 @@ fn wake_of_a_page_that_is_not_ours_creates_nothing() {
     pages.wake(GFN, Access::Write).expect("wake");
     expect_fault(&pages, GFN, FaultKind::MissingRead);
     assert_eq!(pages.memory().resident_bytes(), 0);
-    pages.install(GFN, Bytes::Page(&page_of(2)), Access::Read, Waiters::Wake).expect("install");
+    pages.install(GFN, Bytes::Pages(&[page_of(2)]), Access::Read, Waiters::Wake).expect("install");
     assert_eq!(reader.finish(), 2);
 }
 
@@ -334,7 +387,7 @@ fn a_write_protection_marker_on_an_absent_page_still_reports_it_as_missing() {
     pages.uffd.write_protect(hva, PAGE_BYTES as u64, Protection::Protected).expect("protect");
     let reader = Toucher::start(&pages, GFN, load);
     expect_fault(&pages, GFN, FaultKind::MissingRead);
-    pages.install(GFN, Bytes::Page(&page_of(8)), Access::Read, Waiters::Wake).expect("install");
+    pages.install(GFN, Bytes::Pages(&[page_of(8)]), Access::Read, Waiters::Wake).expect("install");
     assert_eq!(reader.finish(), 8);
 }
 

@@ -65,12 +65,13 @@ unsafe extern "C" {
 }
 
 impl Arena {
-    /// Takes all usable memory above the image, up to [`MAPPED_LIMIT`].
+    /// Takes all usable memory above the image, up to [`MAPPED_LIMIT`], but for the initramfs.
     pub fn new(zero_page: ZeroPage) -> Self {
         let first = (&raw const image_end) as u64;
         let mut ranges = [Range::default(); RANGES];
         let mut count = 0;
-        for range in zero_page.memory() {
+        let taken = zero_page.initramfs();
+        for range in zero_page.memory().flat_map(|range| without(range, taken)) {
             let start = range.start.max(first).next_multiple_of(PAGE_BYTES);
             let end = range.end.min(MAPPED_LIMIT) & !(PAGE_BYTES - 1);
             if start < end && count < RANGES {
@@ -158,6 +159,16 @@ impl Arena {
         // valid words.
         unsafe { core::slice::from_raw_parts(start as *const Page, (bytes / PAGE_BYTES) as usize) }
     }
+}
+
+/// What is left of `range` on either side of `taken`.
+fn without(range: Range, taken: Range) -> [Range; 2] {
+    if taken.start >= taken.end {
+        return [range, Range::default()];
+    }
+    let below = Range { start: range.start, end: range.end.min(taken.start) };
+    let above = Range { start: range.start.max(taken.end), end: range.end };
+    [below, above]
 }
 
 /// The part of the ranges, laid end to end, that starts at `offset`: as much of `length` as lies in one

@@ -2,6 +2,9 @@
 
 /// Offset of the 32-bit pointer to the command line.
 const COMMAND_LINE: u64 = 0x228;
+/// Offsets of the initramfs's address and size, 32 bits each, and of their upper halves.
+const RAMDISK: [u64; 2] = [0x218, 0x0c0];
+const RAMDISK_BYTES: [u64; 2] = [0x21c, 0x0c4];
 /// Offset of the number of memory map entries, one byte.
 const E820_COUNT: u64 = 0x1e8;
 /// Offset of the memory map, 20 bytes an entry: start, bytes, kind.
@@ -45,6 +48,24 @@ impl ZeroPage {
             Ok(text) if text.is_ascii() => text,
             _ => "",
         }
+    }
+
+    /// Where the initramfs is; empty where there is none. The memory map says nothing of it.
+    pub fn initramfs(self) -> Range {
+        let word =
+            |at: [u64; 2]| u64::from(self.read::<u32>(at[0])) | u64::from(self.read::<u32>(at[1])) << 32;
+        let (start, bytes) = (word(RAMDISK), word(RAMDISK_BYTES));
+        Range { start, end: start.saturating_add(bytes) }
+    }
+
+    /// The initramfs.
+    pub fn initramfs_bytes(self) -> &'static [u8] {
+        let Range { start, end } = self.initramfs();
+        if start == end || end > 4 << 30 {
+            return &[];
+        }
+        // SAFETY: the loader's bytes lie in memory below 4 GiB, which is mapped and which the arena leaves alone.
+        unsafe { core::slice::from_raw_parts(start as *const u8, (end - start) as usize) }
     }
 
     /// The usable ranges of memory, in the order of the map.

@@ -6,6 +6,7 @@ mod bench;
 mod bench_bulk;
 mod bench_fault;
 mod bench_fill;
+mod code;
 mod hostile;
 mod ipi;
 mod latency;
@@ -38,6 +39,8 @@ const TESTS: &[(&str, Test)] = &[
     ("mem_touch", memory::mem_touch),
     ("tablepage", memory::tablepage),
     ("latency", latency::latency),
+    ("litmus", litmus::litmus),
+    ("code", code::code),
     ("bench_fill", bench_fill::bench_fill),
     ("bench_fault", bench_fault::bench_fault),
     ("bench_touch", bench_fault::bench_touch),
@@ -53,11 +56,8 @@ const TESTS: &[(&str, Test)] = &[
 
 /// Runs the test of that name; an unknown name ends the run.
 pub fn run(name: &str, machine: &Machine) -> bool {
-    if let Some((_, test)) = TESTS.iter().find(|(known, _)| *known == name) {
-        return test(machine);
-    }
-    match litmus::run(name, machine) {
-        Some(passed) => passed,
+    match TESTS.iter().find(|(known, _)| *known == name) {
+        Some((_, test)) => test(machine),
         None => fail(Status::Usage, format_args!("there is no test {name}")),
     }
 }

@@ -203,7 +203,8 @@ fn a_control_connection_that_breaks_goes_on_where_it_was() {
     let Outcome::Ok(Answer::NodeStats(stats)) = scene.answer_to(&Ask::NodeStats) else {
         panic!("no figures")
     };
-    assert_eq!(stats.traffic.links_resumed, 20);
+    // (The second may come before the first is taken; after that, each is read from.)
+    assert!((19..=20).contains(&stats.traffic.links_resumed), "{}", stats.traffic.links_resumed);
     scene.launcher.send(&Order::Stop);
     assert_eq!(scene.launcher.end().0, EndCause::Stopped(StopReason::Interrupt));
 }

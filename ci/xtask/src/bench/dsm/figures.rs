@@ -73,10 +73,9 @@ impl Target {
     }
 }
 
-/// The last line.
+/// What the rounds came to, as a part of the last line.
 #[derive(Debug, Serialize)]
 pub struct Summary {
-    bench: &'static str,
     rounds: usize,
     floor: Floor,
     faults: BTreeMap<&'static str, Fault>,
@@ -112,7 +111,6 @@ impl Summary {
             faults_per_s: of(&|round| round.faults_per_s.get(index).copied().unwrap_or(0.0)),
         };
         let mut summary = Summary {
-            bench: "dsm",
             rounds: rounds.len(),
             floor: Floor { fill, tcp, sum_us },
             faults,
