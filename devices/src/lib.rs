@@ -16,6 +16,7 @@ pub mod cmos;
 pub mod console;
 pub mod entropy;
 mod events;
+pub mod ged;
 pub mod ioapic;
 pub mod net;
 pub mod payload;
@@ -24,8 +25,10 @@ pub mod platform;
 pub mod power;
 pub mod ram;
 pub mod serial;
+pub mod traffic;
 pub mod virtio;
 pub mod vsock;
+pub mod watchdog;
 
 pub use bus::{Bus, BusDevice, BusError};
 pub use events::{GuestEnd, Msi, MsiSink, PlatformEvents};

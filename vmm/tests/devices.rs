@@ -8,15 +8,15 @@ use std::path::Path;
 
 use cluster::{Cluster, ClusterSpec};
 use tessera_vmm::control::devices::{
-    ConsoleSpec, DeviceSpec, DiskAccess, DiskSpec, NetLink, NetSpec, RngSpec, VsockSpec,
+    ConsoleSpec, DeviceSpec, DiskAccess, DiskFormat, DiskSpec, NetLink, NetSpec, RngSpec, VsockSpec,
 };
 
 /// Bytes of the disk: 64 pages, so that rounds come back to each.
 const DISK_BYTES: u64 = 64 << 12;
 
 fn disk(path: &Path) -> DeviceSpec {
-    let access = DiskAccess::ReadWrite;
-    DeviceSpec::Disk(DiskSpec { path: path.into(), access, serial: "payload".into() })
+    let (format, access) = (DiskFormat::Raw, DiskAccess::ReadWrite);
+    DeviceSpec::Disk(DiskSpec { path: path.into(), format, access, serial: "payload".into() })
 }
 
 fn image() -> tempfile::NamedTempFile {
@@ -56,8 +56,17 @@ fn a_disk_serves_one_node() {
 #[test]
 fn a_disk_serves_drivers_and_memory_of_several_nodes() {
     let image = image();
-    Cluster::start(spec("test=disk rounds=300", 2, 2, &image)).expect_pass();
+    let cluster = Cluster::start(spec("test=disk rounds=300", 2, 2, &image));
+    let home = cluster.nodes[0].machine.clone();
+    cluster.expect_pass();
     assert_written(&image);
+    let reports = home.device_reports();
+    let (slot, disk) = reports.first().expect("a disk");
+    assert_eq!((reports.len(), *slot, disk.name.as_str()), (1, 1, "disk0"));
+    let traffic = disk.traffic;
+    // The drivers take turns, each with pages of its own node: not all of them can be where the disk is.
+    assert!(traffic.pages_fetched > 0 && traffic.pages_fetched < traffic.pages_borrowed, "{traffic:?}");
+    assert!(traffic.remote_accesses >= 300, "a kick for each request of the other node: {traffic:?}");
     Cluster::start(spec("test=disk rounds=100", 3, 4, &image)).expect_pass();
 }
 

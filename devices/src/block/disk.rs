@@ -1,14 +1,15 @@
 //! What keeps a disk's bytes.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
 use super::error::DiskError;
+use super::file::{self, OpenFile};
 
 /// Bytes of a sector: the unit of everything in virtio-blk.
 pub const SECTOR_BYTES: u64 = 512;
@@ -85,30 +86,25 @@ impl RawDisk {
     /// # Errors
     /// [`DiskError`].
     pub fn open(path: &Path, writes: Writes) -> Result<RawDisk, DiskError> {
-        let failed = |source| DiskError::Open { path: path.into(), source };
-        let kind = std::fs::metadata(path).map_err(failed)?.file_type();
-        // Looked at before it is opened: opening a pipe would wait for its other end.
-        if !kind.is_file() && !kind.is_block_device() {
-            return Err(DiskError::Kind(path.into()));
+        Ok(RawDisk::of(file::open(path, writes)?, writes))
+    }
+
+    /// Opens an image that the user has not said to be raw: one that begins like another format is refused, because
+    /// a guest that sees its bytes instead of what they mean would destroy it.
+    ///
+    /// # Errors
+    /// [`DiskError`].
+    pub fn open_unsaid(path: &Path, writes: Writes) -> Result<RawDisk, DiskError> {
+        let opened = file::open(path, writes)?;
+        match opened.looks_like_qcow2() {
+            true => Err(DiskError::Unsaid(path.into())),
+            false => Ok(RawDisk::of(opened, writes)),
         }
-        let opened = OpenOptions::new().read(true).write(writes == Writes::Allowed).open(path);
-        let mut file = opened.map_err(failed)?;
-        let lock = match writes {
-            Writes::Allowed => FlockOperation::NonBlockingLockExclusive,
-            Writes::Refused => FlockOperation::NonBlockingLockShared,
-        };
-        match rustix::fs::flock(&file, lock) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Err(DiskError::InUse(path.into())),
-            Err(errno) => return Err(failed(errno.into())),
-        }
-        // (Of a block device, metadata says 0.)
-        let bytes = file.seek(SeekFrom::End(0)).map_err(failed)?;
-        if bytes < SECTOR_BYTES {
-            return Err(DiskError::Empty { path: path.into(), bytes });
-        }
+    }
+
+    fn of(OpenFile { file, bytes }: OpenFile, writes: Writes) -> RawDisk {
         // What is left over behind the last whole sector cannot be reached.
-        Ok(RawDisk { file, bytes: bytes - bytes % SECTOR_BYTES, writes })
+        RawDisk { file, bytes: bytes - bytes % SECTOR_BYTES, writes }
     }
 
     fn fallocate(&self, mode: FallocateFlags, offset: u64, bytes: u64) -> Result<(), Errno> {

@@ -27,6 +27,20 @@ pub enum DiskError {
         /// Its size.
         bytes: u64,
     },
+    /// The file is no image of the format that the user said.
+    #[error("cannot use {path} as a qcow2 image: {source}", path = .path.display())]
+    Image {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The user has not said the format of the file, which is not raw by the look of it.
+    #[error(
+        "{path} begins like a qcow2 image: say image_type=qcow2, or image_type=raw if that is what the guest keeps there",
+        path = .0.display()
+    )]
+    Unsaid(PathBuf),
     /// Another program uses the file.
     #[error("the disk image {path} is in use by another program", path = .0.display())]
     InUse(PathBuf),

@@ -1,6 +1,7 @@
 //! A disk: virtio-blk (virtio 1.2, 5.2).
 //!
 //! - [`disk`]: what keeps the bytes; [`raw`](disk::RawDisk) image files and block devices.
+//! - [`qcow2`]: images of that format, by the crate `imago`. `tables`: whether one is whole. `file`: opening either.
 //! - `config`: what the driver is told. `request`: what it asks for. `pool`: threads that do it.
 //! - `device`: the engine between the queue and the pool.
 //!
@@ -19,11 +20,15 @@ mod config;
 mod device;
 pub mod disk;
 mod error;
+mod file;
 mod pool;
+pub mod qcow2;
 mod request;
+mod tables;
 #[cfg(test)]
 mod tests;
 
 pub use device::{device, IN_FLIGHT_BYTES_MAX};
 pub use disk::{Disk, RawDisk, Writes};
 pub use error::DiskError;
+pub use qcow2::{BackingFiles, Qcow2Disk};

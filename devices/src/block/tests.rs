@@ -11,11 +11,13 @@ use tempfile::NamedTempFile;
 use super::config::{DISCARD, REQUEST_BYTES_MAX, WRITE_ZEROES};
 use super::disk::{Disk, RawDisk, Space, Writes};
 use super::*;
+use crate::pci::PciFunction;
 use crate::ram::fake::FakeRam;
 use crate::virtio::testing::{wait_until, DriverQueue, Rig, BUFFERS, NEXT, WRITE};
 use crate::virtio::Device;
 
 mod fuzz;
+mod qcow2;
 
 const SECTORS: u64 = 64;
 const READ: u32 = 0;
@@ -107,6 +109,8 @@ fn sectors_are_read_and_written_and_last_when_flushed() {
     assert_eq!(disk.queue.bytes(DATA, 1024), [[3; 512], [4; 512]].concat());
     assert_eq!(disk.ask(WRITE_OUT, 5, &[0x77; 1024], 0), (OK, 1));
     assert_eq!(disk.ask(FLUSH, 0, &[], 0), (OK, 1));
+    let traffic = disk.rig.device.report().unwrap().traffic;
+    assert!(traffic.pages_borrowed > 0 && traffic.pages_fetched == 0, "{traffic:?}");
     let bytes = std::fs::read(file.path()).unwrap();
     assert_eq!(bytes[5 * 512..7 * 512], [0x77; 1024]);
     assert_eq!((bytes[5 * 512 - 1], bytes[7 * 512]), (4, 7));

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use crate::traffic::Traffic;
+
 /// A range of memory that a function decodes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Region {
@@ -18,6 +20,17 @@ pub enum Decoding {
     Unchanged,
     /// It may have: ask for [`PciFunction::regions`] again.
     Changed,
+}
+
+/// What a function is and does.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FunctionReport {
+    /// What it is called in messages.
+    pub name: String,
+    /// What kind of device it is.
+    pub kind: &'static str,
+    /// What of its work crossed hosts.
+    pub traffic: Traffic,
 }
 
 /// One function of a PCI device. Called by any thread; a guest chooses offsets, sizes and bytes, so an implementation
@@ -37,6 +50,14 @@ pub trait PciFunction: Send + Sync {
 
     /// Writes at `offset` from the start of a BAR.
     fn write_memory(&self, bar: usize, offset: u64, data: &[u8]);
+
+    /// A vCPU of another node has accessed its memory.
+    fn remote_access(&self) {}
+
+    /// What it is and what of its work crossed hosts; `None` for what belongs to the bus itself.
+    fn report(&self) -> Option<FunctionReport> {
+        None
+    }
 
     /// Tells the function's own threads, if it has any, to end.
     fn quit(&self) {}

@@ -21,7 +21,7 @@ mod tests;
 pub mod window;
 
 pub use config::{ConfigError, ConfigSpace, Identity};
-pub use function::{Decoding, PciFunction, Region};
+pub use function::{Decoding, FunctionReport, PciFunction, Region};
 pub use msix::Msix;
 pub use root::{PciRoot, RootError};
 pub use window::MemoryWindow;

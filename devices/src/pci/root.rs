@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use thiserror::Error;
 
-use super::function::{Decoding, PciFunction};
+use super::function::{Decoding, FunctionReport, PciFunction};
 use super::host_bridge::HostBridge;
 use crate::bus::BusDevice;
 
@@ -67,6 +67,19 @@ impl PciRoot {
         self.devices.push(device);
         self.decode_anew();
         Ok(self.devices.len() - 1)
+    }
+
+    /// A vCPU of another node has accessed memory here; it counts for the device behind it.
+    pub fn remote_access(&self, address: u64, bytes: usize) {
+        if let Some((function, _, _)) = self.find(address, bytes) {
+            function.remote_access();
+        }
+    }
+
+    /// The devices' places and what they say of themselves.
+    pub fn reports(&self) -> Vec<(usize, FunctionReport)> {
+        let devices = self.devices.iter().enumerate();
+        devices.filter_map(|(place, device)| Some((place, device.report()?))).collect()
     }
 
     /// Tells the devices' own threads to end.

@@ -10,12 +10,14 @@ use crate::bus::{Bus, BusDevice, BusError};
 use crate::cmos::{system_time, CmosClock};
 use crate::console::ConsoleInput;
 use crate::events::{MsiSink, PlatformEvents};
+use crate::ged::{Event, EventDevice};
 use crate::ioapic::IoApic;
 use crate::payload::{PayloadConsole, PayloadExit};
 use crate::pci::root::{ConfigPorts, Ecam, PciMemory};
-use crate::pci::PciRoot;
+use crate::pci::{FunctionReport, PciRoot};
 use crate::power::{AcpiPower, PvPanic, I8042};
 use crate::serial::SerialConsole;
+use crate::watchdog::Watchdog;
 
 /// The devices of the home node. Every method may be called by any thread at any time.
 ///
@@ -26,6 +28,8 @@ pub struct Platform {
     memory: Bus,
     ioapic: Arc<IoApic>,
     serial: Arc<SerialConsole>,
+    happenings: Arc<EventDevice>,
+    watchdog: Arc<Watchdog>,
     pci: Option<Arc<PciRoot>>,
     /// Where input goes instead of to the serial console.
     console: Option<Arc<ConsoleInput>>,
@@ -36,6 +40,8 @@ impl Platform {
     pub fn new(msi: Arc<dyn MsiSink>, events: Arc<dyn PlatformEvents>) -> Self {
         let ioapic = Arc::new(IoApic::new(msi));
         let serial = Arc::new(SerialConsole::new(ioapic.clone(), events.clone()));
+        let happenings = Arc::new(EventDevice::new(ioapic.clone()));
+        let watchdog = Arc::new(Watchdog::new(events.clone()));
         let ports = [
             ports(port::PIT, port::PIT_PORTS, Absent),
             ports(port::PIT_GATE, 1, Absent),
@@ -47,6 +53,8 @@ impl Platform {
             (range(port::COM1, port::COM1_PORTS), serial.clone()),
             ports(port::PVPANIC, 1, PvPanic::new(events.clone())),
             ports(port::SLEEP_CONTROL, AcpiPower::PORTS, AcpiPower::new(events)),
+            (range(port::EVENTS, 1), happenings.clone()),
+            (range(port::WATCHDOG, port::watchdog::PORTS), watchdog.clone()),
         ];
         let memory =
             [(mmio::IOAPIC..mmio::IOAPIC + mmio::IOAPIC_BYTES, ioapic.clone() as Arc<dyn BusDevice>)];
@@ -55,6 +63,8 @@ impl Platform {
             memory: assemble(memory),
             ioapic,
             serial,
+            happenings,
+            watchdog,
             pci: None,
             console: None,
         }
@@ -97,6 +107,16 @@ impl Platform {
         self.memory.write(gpa, data);
     }
 
+    /// An access to memory at `gpa` came from a vCPU of another node: it counts for the device there.
+    pub fn remote_access(&self, gpa: u64, bytes: usize) {
+        self.pci.iter().for_each(|pci| pci.remote_access(gpa, bytes));
+    }
+
+    /// The devices on the PCI bus: their places, and what they say of themselves.
+    pub fn reports(&self) -> Vec<(usize, FunctionReport)> {
+        self.pci.iter().flat_map(|pci| pci.reports()).collect()
+    }
+
     /// A vCPU's end-of-interrupt for `vector` (KVM_EXIT_IOAPIC_EOI).
     pub fn ioapic_eoi(&self, vector: u8) {
         self.ioapic.eoi(vector);
@@ -116,13 +136,20 @@ impl Platform {
         }
     }
 
+    /// Presses the power button: the guest is asked to switch itself off.
+    pub fn press_power_button(&self) {
+        self.happenings.raise(Event::PowerButton);
+    }
+
     /// Tells the devices' own threads to end.
     pub fn quit(&self) {
+        self.watchdog.quit();
         self.pci.iter().for_each(|pci| pci.quit());
     }
 
     /// Waits for their end; after [`Platform::quit`], and when guest memory is not served any more.
     pub fn join(&self) {
+        self.watchdog.join();
         self.pci.iter().for_each(|pci| pci.join());
     }
 

@@ -69,6 +69,11 @@ fn every_device_is_at_its_place() {
     assert_eq!(byte(0x3fd), 0x60, "serial line status: ready to send");
     assert_eq!(byte(0x505), 3, "pvpanic");
     assert_eq!(byte(0x600), 0, "sleep control");
+    platform.press_power_button();
+    assert_eq!((byte(0x604), byte(0x604)), (1, 0), "events");
+    let mut count = [0; 4];
+    platform.pio_read(0x610, &mut count);
+    assert_eq!(u32::from_le_bytes(count), 36_000, "watchdog");
     platform.pio_write(0x70, &[0x0d]);
     assert_eq!(byte(0x71), 0x80, "CMOS clock: valid");
     assert_eq!(byte(0x72), 0xff, "nothing");

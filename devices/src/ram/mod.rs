@@ -23,7 +23,12 @@ pub use loan::Loan;
 pub use pager::NodeRam;
 
 /// Something that keeps pages here until it is dropped.
-pub trait Held {}
+pub trait Held {
+    /// How many of them had to come from elsewhere.
+    fn fetched(&self) -> u64 {
+        0
+    }
+}
 
 /// Lends guest memory. Many threads may borrow at a time.
 pub trait GuestRam: Send + Sync {

@@ -8,7 +8,11 @@ use vm_memory::GuestMemoryMmap;
 
 use super::{GuestRam, Held};
 
-impl Held for BorrowedPages<'_> {}
+impl Held for BorrowedPages<'_> {
+    fn fetched(&self) -> u64 {
+        BorrowedPages::fetched(self)
+    }
+}
 
 /// Guest memory of a node, whose pager comes later than its devices: KVM must know of memory before it is tracked, and
 /// the devices are a part of the machine that KVM runs.

@@ -131,13 +131,19 @@ impl PageSet {
 pub struct BorrowedPages<'a> {
     pager: &'a Pager,
     pages: PageSet,
+    fetched: u64,
 }
 
 impl<'a> BorrowedPages<'a> {
     pub(super) fn new(pager: &'a Pager, pages: PageSet) -> Result<Self, BorrowError> {
         pages.check(pager.memory.layout())?;
-        pager.collect(&pages)?;
-        Ok(BorrowedPages { pager, pages })
+        let fetched = pager.collect(&pages)?;
+        Ok(BorrowedPages { pager, pages, fetched })
+    }
+
+    /// How many of them were not here, or not with the rights asked for, when they were asked for.
+    pub fn fetched(&self) -> u64 {
+        self.fetched
     }
 
     /// Which pages.
@@ -220,8 +226,8 @@ impl<'a> Borrowed<'a> {
 #[derive(Debug)]
 pub(super) struct BorrowRequest {
     pub(super) pages: PageSet,
-    /// Told when all pages are here; dropped unsaid if that will never be.
-    pub(super) ready: SyncSender<()>,
+    /// Told when all pages are here, and how many were not when they were asked for; dropped unsaid if that will never be.
+    pub(super) ready: SyncSender<u64>,
 }
 
 /// The borrowers that wait, each for one page at a time.
@@ -233,6 +239,8 @@ struct Ticket {
     request: BorrowRequest,
     /// Pages that are here already.
     collected: usize,
+    /// Pages that were not here when they were asked for.
+    missing: u64,
 }
 
 impl Ticket {
@@ -255,9 +263,9 @@ pub(super) enum Lent {
 }
 
 impl Tickets {
-    /// Adds a borrower; its first page is to be borrowed now.
-    pub(super) fn add(&mut self, request: BorrowRequest) {
-        self.0.push(Ticket { request, collected: 0 });
+    /// Adds a borrower, of whose pages so many are not here; its first page is to be borrowed now.
+    pub(super) fn add(&mut self, request: BorrowRequest, missing: u64) {
+        self.0.push(Ticket { request, collected: 0, missing });
     }
 
     /// One page was lent.
@@ -268,8 +276,8 @@ impl Tickets {
         if let Some((gfn, access)) = self.0[i].awaits() {
             return Lent::Next(gfn, access);
         }
-        let request = self.0.swap_remove(i).request;
-        match request.ready.send(()) {
+        let Ticket { request, missing, .. } = self.0.swap_remove(i);
+        match request.ready.send(missing) {
             Ok(()) => Lent::Complete,
             Err(_) => Lent::Abandoned(request.pages),
         }
@@ -351,13 +359,13 @@ mod tests {
         });
         let (first, first_told) = request(0x1000, 0x2000, Access::Write);
         let (second, second_told) = request(0x1000, 1, Access::Write);
-        tickets.add(first);
-        tickets.add(second);
+        tickets.add(first, 2);
+        tickets.add(second, 1);
         assert!(matches!(tickets.lent(Gfn(1), Access::Read), Lent::Unasked));
         assert!(matches!(tickets.lent(Gfn(1), Access::Write), Lent::Next(Gfn(2), Access::Write)));
         assert!(matches!(tickets.lent(Gfn(1), Access::Write), Lent::Complete));
         assert!(first_told.try_recv().is_err());
-        assert!(second_told.try_recv().is_ok());
+        assert_eq!(second_told.try_recv(), Ok(1), "how many pages were missing");
         drop(first_told);
         let Lent::Abandoned(pages) = tickets.lent(Gfn(2), Access::Write) else { panic!("not abandoned") };
         assert_eq!(pages.pages(), [(Gfn(1), Access::Write), (Gfn(2), Access::Write)]);

@@ -299,7 +299,9 @@ impl Driver {
     fn begin_borrow(&mut self, request: BorrowRequest) -> Result<(), PagerFailure> {
         let pages = request.pages.clone();
         let Some(&(first, access)) = pages.pages().first() else { return Ok(()) };
-        self.tickets.add(request);
+        let is_missing = |&&(gfn, access): &&(Gfn, Access)| !self.node.rights(gfn).allow(access);
+        let missing = pages.pages().iter().filter(is_missing).count() as u64;
+        self.tickets.add(request, missing);
         // The pages are held one after the other, in order; but all of them are asked for at once.
         for &(gfn, access) in &pages.pages()[1..] {
             if !self.node.rights(gfn).allow(access) {

@@ -391,10 +391,10 @@ impl Pager {
         }
     }
 
-    /// Waits until the pages are here.
-    fn collect(&self, pages: &PageSet) -> Result<(), BorrowError> {
+    /// Waits until the pages are here. How many were not.
+    fn collect(&self, pages: &PageSet) -> Result<u64, BorrowError> {
         if self.thread.is_none() || pages.pages().is_empty() {
-            return Ok(());
+            return Ok(0);
         }
         let (ready, told) = sync_channel(1);
         self.send(Command::Borrow(BorrowRequest { pages: pages.clone(), ready }))?;

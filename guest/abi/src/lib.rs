@@ -44,6 +44,28 @@ pub mod port {
     /// SLP_EN in [`SLEEP_CONTROL`]: do it now.
     pub const SLEEP_ENABLE: u8 = 1 << 5;
 
+    /// Events of the platform (ACPI 6.5, 5.6.9): a read gives a bit for each since the last read.
+    pub const EVENTS: u16 = 0x604;
+    /// In [`EVENTS`]: the power button was pressed.
+    pub const EVENT_POWER_BUTTON: u8 = 1 << 0;
+
+    /// First of the [`watchdog::PORTS`] ports of the watchdog.
+    pub const WATCHDOG: u16 = 0x610;
+
+    /// Registers of the watchdog, 32 bits wide, counted from [`WATCHDOG`].
+    pub mod watchdog {
+        /// For how long the guest may be silent, in tenths of a second.
+        pub const COUNT: u16 = 0;
+        /// How much of that is left.
+        pub const LEFT: u16 = 4;
+        /// 1: it runs.
+        pub const CONTROL: u16 = 8;
+        /// A write of 1: the guest is well.
+        pub const KICK: u16 = 12;
+        /// Ports.
+        pub const PORTS: u16 = 16;
+    }
+
     /// The keyboard controller's data port: nothing is behind it.
     pub const I8042_DATA: u16 = 0x60;
     /// The keyboard controller's command port: [`I8042_RESET`] resets the guest.
@@ -80,6 +102,8 @@ pub mod port {
 pub mod gsi {
     /// The serial console, edge triggered, active high.
     pub const COM1: u32 = 4;
+    /// Events of the platform, edge triggered, active high.
+    pub const EVENTS: u32 = 5;
 }
 
 /// Guest-physical addresses outside RAM.

@@ -48,6 +48,9 @@ pub enum LogFormat {
     Json,
 }
 
+/// The verb whose options can be in a file.
+pub const RUN: &str = "run";
+
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
@@ -66,6 +69,10 @@ pub enum Verb {
     Stats(QueryArgs),
     /// Stop a guest
     Stop(StopArgs),
+    /// See a guest's devices
+    Device(DeviceArgs),
+    /// Press a guest's power button: it is asked to switch itself off
+    PowerButton(PowerButtonArgs),
     /// Print completions for bash
     #[command(after_help = "Example:\n  tessera completions > /etc/bash_completion.d/tessera")]
     Completions,
@@ -104,7 +111,8 @@ pub struct WorkerArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     tessera run --kernel vmlinuz --initramfs initrd.img --memory size=1G\n  \
-    tessera run --hosts a,b:7071 --kernel vmlinuz --cpus boot=4 --memory per-host=[1G,3G]\n\n\
+    tessera run --hosts a,b:7071 --kernel vmlinuz --cpus boot=4 --memory per-host=[1G,3G]\n  \
+    tessera run --config guest.toml\n\n\
     On a terminal, Ctrl-A x quits; Ctrl-A Ctrl-A is one Ctrl-A for the guest.\n\n\
     Exit status: 0 the guest powered off, or the payload passed; 1 not started, or a node failed; \
     10 reset (with --on-reboot exit); 11 the guest panicked; 12 a node was lost; 13 stopped by others; \
@@ -116,9 +124,12 @@ pub struct RunArgs {
     /// Hosts with a daemon, in the order of the guest's nodes; none: this machine alone, without a daemon
     #[arg(long, value_name = "HOST[:PORT],...", value_delimiter = ',')]
     pub hosts: Vec<HostAddress>,
-    /// bzImage (vmlinuz), or ELF file for x86-64
+    /// Options from a file in TOML, or in JSON if its name ends so; those given here replace them
     #[arg(long, value_name = "FILE")]
-    pub kernel: PathBuf,
+    pub config: Option<PathBuf>,
+    /// bzImage (vmlinuz), or ELF file for x86-64
+    #[arg(long, value_name = "FILE", required_unless_present = "config")]
+    pub kernel: Option<PathBuf>,
     /// Initial RAM file system
     #[arg(long, value_name = "FILE")]
     pub initramfs: Option<PathBuf>,
@@ -131,8 +142,9 @@ pub struct RunArgs {
     /// Memory, and how much of it each host contributes (K, M, G, T: powers of 1024)
     #[arg(long, value_name = "size=N[,per-host=[N,...]]")]
     pub memory: Option<KeyValues>,
-    /// Disks: raw images or block devices, by absolute paths on the first host; may be given several times
-    #[arg(long, value_name = "path=FILE[,readonly=on][,serial=TEXT]", num_args = 1..)]
+    /// Disks: images or block devices, by absolute paths on the first host; may be given several times
+    #[arg(long, num_args = 1..)]
+    #[arg(value_name = "path=FILE[,readonly=on][,serial=TEXT][,image_type=raw|qcow2][,backing_files=on]")]
     pub disk: Vec<KeyValues>,
     /// Network cards on tap devices, or on sockets where passt listens; may be given several times
     #[arg(long, value_name = "tap=NAME|socket=FILE[,mac=ADDRESS]", num_args = 1..)]
@@ -237,10 +249,11 @@ impl RunArgs {
             memory.size_bytes = values.one("size", key_values::size)?;
             memory.per_host_bytes = values.list("per-host", key_values::size)?;
         }
+        let kernel = self.kernel.clone().ok_or_else(|| Failure::new("no kernel is given: --kernel FILE"))?;
         Ok(RunRequest {
             name: self.name.clone(),
             hosts: self.hosts.clone(),
-            kernel: self.kernel.clone(),
+            kernel,
             initramfs: self.initramfs.clone(),
             cmdline: self.cmdline.clone(),
             cpus,
@@ -323,6 +336,36 @@ pub struct StopArgs {
     pub guest: Option<GuestName>,
 }
 
+/// Verbs of `device`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  tessera device list --host a")]
+pub struct DeviceArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub verb: DeviceVerb,
+}
+
+/// Verbs of `device`.
+#[derive(Debug, Subcommand)]
+pub enum DeviceVerb {
+    /// Show where each device is and what of its work crossed hosts
+    #[command(after_help = "Example:\n  tessera device list --host a")]
+    List(QueryArgs),
+}
+
+/// Options of `power-button`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  tessera power-button --host a --guest web\n\n\
+    The guest decides what it does: a Linux that listens (systemd-logind, acpid) powers off in order.")]
+pub struct PowerButtonArgs {
+    /// Which daemon
+    #[command(flatten)]
+    pub at: HostArgs,
+    /// The guest; only needed where several run
+    #[arg(long, value_name = "NAME")]
+    pub guest: Option<GuestName>,
+}
+
 /// Verbs of `vcpu`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  tessera vcpu move 1 --to b")]
@@ -360,7 +403,9 @@ pub struct MoveArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::devices::{ConsoleSpec, DeviceSpec, DiskAccess, DiskSpec, NetLink, RngSpec};
+    use crate::control::devices::{
+        ConsoleSpec, DeviceSpec, DiskAccess, DiskFormat, DiskSpec, NetLink, RngSpec,
+    };
     use clap::CommandFactory;
 
     fn request(line: &str) -> Result<RunRequest, String> {
@@ -410,7 +455,8 @@ mod tests {
             request("tessera run --kernel k --rng src=/r --console file=/l --disk path=/a path=/b,readonly=on --disk path=/c,serial=s")
                 .expect("valid");
         let disk = |path: &str, access, serial: &str| {
-            DeviceSpec::Disk(DiskSpec { path: path.into(), access, serial: serial.into() })
+            let format = DiskFormat::Unsaid;
+            DeviceSpec::Disk(DiskSpec { path: path.into(), format, access, serial: serial.into() })
         };
         assert_eq!(
             request.devices,
@@ -422,6 +468,15 @@ mod tests {
                 DeviceSpec::Console(ConsoleSpec::File("/l".into())),
             ]
         );
+        let formats: Vec<DiskFormat> =
+            request_devices("--disk path=/a,image_type=raw path=/b,image_type=qcow2,backing_files=off path=/c,image_type=qcow2,backing_files=on")
+                .into_iter()
+                .map(|device| match device {
+                    DeviceSpec::Disk(disk) => disk.format,
+                    other => panic!("{other:?}"),
+                })
+                .collect();
+        assert_eq!(formats, [DiskFormat::Raw, DiskFormat::Qcow2, DiskFormat::Qcow2OnOthers]);
         let cards = request_devices("--net tap=t0,mac=52:54:00:12:34:56 socket=/s");
         let [DeviceSpec::Net(first), DeviceSpec::Net(second)] = &cards[..] else { panic!("{cards:?}") };
         assert_eq!(
@@ -462,6 +517,8 @@ mod tests {
             ("--console pty", "--console: pty is none of off, null, tty, file=PATH"),
             ("--console file=", "--console: file= is none of"),
             ("--rng path=a", "--rng: there is no \"path\""),
+            ("--disk path=a,image_type=vhd", "--disk: image_type=vhd: this is neither raw nor qcow2"),
+            ("--disk path=a,backing_files=on", "--disk: backing_files=on needs image_type=qcow2"),
             ("--vsock socket=a", "--vsock: cid= is missing"),
             ("--vsock cid=3", "--vsock: socket= is missing"),
             ("--disk path=a,image=b", "--disk: there is no \"image\""),

@@ -6,7 +6,7 @@ use super::args::RunArgs;
 use super::key_values::{count, switch, text, KeyValues};
 use super::Failure;
 use crate::control::devices::{
-    ConsoleSpec, DeviceSpec, DiskAccess, DiskSpec, NetLink, NetSpec, RngSpec, VsockSpec,
+    ConsoleSpec, DeviceSpec, DiskAccess, DiskFormat, DiskSpec, NetLink, NetSpec, RngSpec, VsockSpec,
 };
 use crate::control::guest::GuestId;
 
@@ -24,16 +24,31 @@ pub(super) fn devices(args: &RunArgs) -> Result<Vec<DeviceSpec>, Failure> {
 }
 
 fn disk(values: &KeyValues) -> Result<DeviceSpec, Failure> {
-    let values = values.expect("--disk", &["path", "readonly", "serial"])?;
+    let values = values.expect("--disk", &["path", "readonly", "serial", "image_type", "backing_files"])?;
     let access = match values.one("readonly", switch)? {
         Some(true) => DiskAccess::ReadOnly,
         Some(false) | None => DiskAccess::ReadWrite,
     };
+    let may_build = values.one("backing_files", switch)? == Some(true);
+    let format = match (values.one("image_type", image_type)?, may_build) {
+        (Some(DiskFormat::Qcow2), true) => DiskFormat::Qcow2OnOthers,
+        (_, true) => return Err(Failure::new("--disk: backing_files=on needs image_type=qcow2")),
+        (format, false) => format.unwrap_or(DiskFormat::Unsaid),
+    };
     Ok(DeviceSpec::Disk(DiskSpec {
         path: values.required("path", text)?.into(),
+        format,
         access,
         serial: values.one("serial", text)?.unwrap_or_default(),
     }))
+}
+
+fn image_type(text: &str) -> Result<DiskFormat, &'static str> {
+    match text {
+        "raw" => Ok(DiskFormat::Raw),
+        "qcow2" => Ok(DiskFormat::Qcow2),
+        _ => Err("this is neither raw nor qcow2"),
+    }
 }
 
 fn net(values: &KeyValues) -> Result<DeviceSpec, Failure> {

@@ -2,6 +2,7 @@
 
 mod args;
 mod complete;
+mod config_file;
 mod device_options;
 mod key_values;
 mod logging;
@@ -13,7 +14,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, FromArgMatches};
 
 use crate::control::ending::EXIT_ERROR;
 use crate::launch;
@@ -21,17 +22,47 @@ use args::{Cli, Verb};
 
 /// Runs the command with these arguments, of which the first is the program's name; the exit status.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(arguments) {
+    let cli = match read(&arguments.into_iter().collect::<Vec<_>>()) {
         Ok(cli) => cli,
-        Err(error) => return usage(&error),
+        Err(Unread::Usage(error)) => return usage(&error),
+        Err(Unread::File(failure)) => return report(&failure),
     };
     match act(&cli) {
         Ok(status) => ExitCode::from(status),
-        Err(failure) => {
-            eprintln!("tessera: {}", failure.line);
-            ExitCode::from(failure.status)
+        Err(failure) => report(&failure),
+    }
+}
+
+fn report(failure: &Failure) -> ExitCode {
+    eprintln!("tessera: {}", failure.line);
+    ExitCode::from(failure.status)
+}
+
+/// Why the command line cannot be read.
+enum Unread {
+    /// It is wrong.
+    Usage(clap::Error),
+    /// The file that it names is.
+    File(Failure),
+}
+
+impl From<clap::Error> for Unread {
+    fn from(error: clap::Error) -> Self {
+        Unread::Usage(error)
+    }
+}
+
+/// Reads the command line, with what the file says that it names.
+fn read(arguments: &[OsString]) -> Result<Cli, Unread> {
+    let command = Cli::command();
+    let mut matches = command.clone().try_get_matches_from(arguments)?;
+    if let Some((verb, own)) = matches.subcommand().filter(|(verb, _)| *verb == args::RUN) {
+        let definition = command.find_subcommand(verb).unwrap_or(&command);
+        if let Some(expanded) = config_file::expand(arguments, definition, own).map_err(Unread::File)? {
+            matches = command.try_get_matches_from(expanded)?;
         }
     }
+    Ok(Cli::from_arg_matches(&matches)?)
 }
 
 /// Why a verb failed.
@@ -66,8 +97,10 @@ fn act(cli: &Cli) -> Result<u8, Failure> {
         }
         Verb::List(list) => query::list(list),
         Verb::Vcpu(vcpu) => query::vcpu(vcpu),
+        Verb::Device(device) => query::device(device),
         Verb::Stats(stats) => query::stats(stats),
         Verb::Stop(stop) => query::stop(stop),
+        Verb::PowerButton(press) => query::power_button(press),
         Verb::Completions => {
             print!("{}", complete::bash(&Cli::command()));
             Ok(0)
@@ -86,7 +119,8 @@ fn usage(error: &clap::Error) -> ExitCode {
     let hint = "see `tessera --help`";
     let line = match error.kind() {
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
-            "what is to be done? The verbs are node, run, list, vcpu, stats, stop".to_owned()
+            "what is to be done? The verbs are node, run, list, vcpu, device, stats, stop, power-button"
+                .to_owned()
         }
         _ => {
             // Up to the first empty line it says what is wrong; usage and tips follow.

@@ -1,11 +1,14 @@
-//! `list`, `vcpu`, `stats` and `stop`: one question to a daemon or to a guest, one answer.
+//! `list`, `vcpu`, `device`, `stats`, `stop` and `power-button`: one question to a daemon or to a guest, one answer.
 
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::args::{HostArgs, ListArgs, MoveArgs, QueryArgs, StopArgs, VcpuArgs, VcpuVerb};
+use super::args::{
+    DeviceArgs, DeviceVerb, HostArgs, ListArgs, MoveArgs, PowerButtonArgs, QueryArgs, StopArgs, VcpuArgs,
+    VcpuVerb,
+};
 use super::table::{self, Table};
 use super::Failure;
 use crate::control::ask::{Answer, Ask, GuestList, GuestStats, Moved, Outcome};
@@ -14,7 +17,7 @@ use crate::control::frame::{self, FrameReader};
 use crate::control::guest::GuestName;
 use crate::control::hello::Role;
 use crate::control::socket::{self, HELLO_LIMIT};
-use crate::control::stats::{MoveStats, NodeStats, VcpuStats};
+use crate::control::stats::{DeviceStats, MoveStats, NodeStats, VcpuStats};
 use crate::launch::LaunchError;
 
 /// How long an answer may take: longer than the slowest thing that can be asked for, a move.
@@ -106,6 +109,50 @@ pub(super) fn stats(query: &QueryArgs) -> Result<u8, Failure> {
 pub(super) fn stop(args: &StopArgs) -> Result<u8, Failure> {
     match ask(&args.at, args.guest.as_ref(), &Ask::Stop)? {
         Answer::Stopping => Ok(0),
+        _ => Err(confused()),
+    }
+}
+
+/// Prints a guest's devices.
+pub(super) fn device(args: &DeviceArgs) -> Result<u8, Failure> {
+    let DeviceVerb::List(query) = &args.verb;
+    let Answer::Devices(devices) = ask(&query.at, query.guest.as_ref(), &Ask::Devices)? else {
+        return Err(confused());
+    };
+    if query.json {
+        return print_json(&devices);
+    }
+    let mut table = Table::new(&[
+        "DEVICE",
+        "SLOT",
+        "NODE",
+        "HOST",
+        "BEHIND IT",
+        "BORROWED",
+        "FETCHED",
+        "ACCESSES FROM AFAR",
+    ]);
+    for device in devices {
+        let DeviceStats { name, slot, node, host, behind, pages_borrowed, pages_fetched, remote_accesses } =
+            device;
+        table.row([
+            tidy(&name),
+            format!("00:{slot:02x}.0"),
+            node.0.to_string(),
+            tidy(&host),
+            tidy(&behind),
+            table::pages(pages_borrowed),
+            table::pages(pages_fetched),
+            remote_accesses.to_string(),
+        ]);
+    }
+    print(&table.to_string())
+}
+
+/// Presses a guest's power button.
+pub(super) fn power_button(args: &PowerButtonArgs) -> Result<u8, Failure> {
+    match ask(&args.at, args.guest.as_ref(), &Ask::PowerButton)? {
+        Answer::Pressed => Ok(0),
         _ => Err(confused()),
     }
 }

@@ -5,7 +5,7 @@ use tessera_dsm::NodeId;
 
 use super::guest::GuestName;
 use super::orders::Stage;
-use super::stats::{NodeStats, VcpuStats};
+use super::stats::{DeviceStats, NodeStats, VcpuStats};
 
 /// A question or an order. To a worker from the command line, and from worker to worker.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -32,6 +32,10 @@ pub enum Ask {
     },
     /// Stop the guest.
     Stop,
+    /// The devices of the guest, wherever they are.
+    Devices,
+    /// Press the guest's power button, on whichever node its devices are.
+    PowerButton,
 }
 
 /// What became of it: an answer, or one line that says why not.
@@ -50,6 +54,10 @@ pub enum Answer {
     Moved(Moved),
     /// To [`Ask::Stop`].
     Stopping,
+    /// To [`Ask::Devices`].
+    Devices(Vec<DeviceStats>),
+    /// To [`Ask::PowerButton`].
+    Pressed,
 }
 
 /// The figures of a whole guest.

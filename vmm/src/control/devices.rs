@@ -26,11 +26,26 @@ pub enum DiskAccess {
     ReadOnly,
 }
 
+/// How an image holds a disk's bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum DiskFormat {
+    /// Nobody has said so: as they are, unless it begins as another format does.
+    Unsaid,
+    /// As they are.
+    Raw,
+    /// As QEMU's qcow2 has it, all in one file.
+    Qcow2,
+    /// The same; what is not in it is in other images, which it names.
+    Qcow2OnOthers,
+}
+
 /// A disk.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct DiskSpec {
     /// The image: a file or a block device.
     pub path: PathBuf,
+    /// How it holds the bytes.
+    pub format: DiskFormat,
     /// Whether it may be written.
     pub access: DiskAccess,
     /// Its serial number, as the guest sees it.
@@ -143,6 +158,20 @@ impl DeviceSpec {
         }
     }
 
+    /// What is behind it, for people.
+    pub fn behind(&self) -> String {
+        match self {
+            DeviceSpec::Disk(disk) => disk.path.display().to_string(),
+            DeviceSpec::Net(NetSpec { link: NetLink::Tap(name), .. }) => format!("tap {name}"),
+            DeviceSpec::Net(NetSpec { link: NetLink::Socket(path), .. }) => path.display().to_string(),
+            DeviceSpec::Rng(rng) => rng.source.display().to_string(),
+            DeviceSpec::Console(ConsoleSpec::Launcher) => "launcher".into(),
+            DeviceSpec::Console(ConsoleSpec::File(path)) => path.display().to_string(),
+            DeviceSpec::Console(ConsoleSpec::Nowhere) => "nothing".into(),
+            DeviceSpec::Vsock(vsock) => format!("{} (address {})", vsock.socket.display(), vsock.cid),
+        }
+    }
+
     fn check(&self) -> Result<(), DeviceSpecError> {
         match self {
             DeviceSpec::Disk(disk) => {
@@ -216,7 +245,8 @@ mod tests {
 
     fn disk(path: &str, serial: &str) -> DeviceSpec {
         let access = DiskAccess::ReadWrite;
-        DeviceSpec::Disk(DiskSpec { path: path.into(), access, serial: serial.into() })
+        let format = DiskFormat::Unsaid;
+        DeviceSpec::Disk(DiskSpec { path: path.into(), format, access, serial: serial.into() })
     }
 
     #[test]

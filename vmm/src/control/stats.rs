@@ -90,6 +90,27 @@ pub struct TrafficStats {
     pub links_resumed: u64,
 }
 
+/// A device on the guest's PCI bus.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DeviceStats {
+    /// Its name: kind and number.
+    pub name: String,
+    /// Its place on the bus: the guest sees it at 00:SLOT.0.
+    pub slot: u8,
+    /// The node where it works.
+    pub node: NodeId,
+    /// That node's host.
+    pub host: String,
+    /// What is behind it there: a file, a socket, a tap device.
+    pub behind: String,
+    /// Pages of guest memory that it borrowed, each time that it did.
+    pub pages_borrowed: u64,
+    /// Those of them that had to come from other nodes, or of which other nodes had copies that it could not leave them.
+    pub pages_fetched: u64,
+    /// Accesses to its registers by vCPUs of other nodes.
+    pub remote_accesses: u64,
+}
+
 /// A vCPU as a node sees it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct VcpuStats {

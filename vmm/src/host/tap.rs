@@ -66,6 +66,22 @@ mod tests {
     }
 
     #[test]
+    fn without_a_right_to_it_a_tap_device_is_refused() {
+        // Rights are a thread's.
+        let error = std::thread::spawn(|| {
+            let mut sets = rustix::thread::capabilities(None).expect("the thread's rights");
+            sets.effective = rustix::thread::CapabilitySet::empty();
+            rustix::thread::set_capabilities(None, sets).expect("fewer rights");
+            open(&format!("tsn{}", std::process::id() % 100_000)).expect_err("refused")
+        });
+        let error = error.join().expect("no panic");
+        assert!(
+            matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES | libc::ENOENT | libc::ENODEV)),
+            "{error}"
+        );
+    }
+
+    #[test]
     fn a_tap_device_is_made_used_by_one_and_gone_when_it_is_closed() {
         let name = format!("tsr{}", std::process::id() % 100_000);
         let path = format!("/sys/class/net/{name}");

@@ -353,7 +353,7 @@ mod tests {
     use super::super::request::{EventFormat, OnReboot, TableWritePolicy};
     use super::super::survey::{self, tests::fit};
     use super::*;
-    use crate::control::devices::{DiskAccess, DiskSpec};
+    use crate::control::devices::{DiskAccess, DiskFormat, DiskSpec};
     use crate::control::guest::LinkSpec;
 
     const MIB: u64 = 1 << 20;
@@ -521,6 +521,7 @@ mod tests {
         let disk = |path: &str| {
             DeviceSpec::Disk(DiskSpec {
                 path: path.into(),
+                format: DiskFormat::Unsaid,
                 access: DiskAccess::ReadOnly,
                 serial: String::new(),
             })

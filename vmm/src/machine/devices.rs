@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tessera_devices::block::{self, DiskError, RawDisk, Writes};
+use tessera_devices::block::{self, BackingFiles, Disk, DiskError, Qcow2Disk, RawDisk, Writes};
 use tessera_devices::console::{self, ConsoleError, ConsoleInput, ConsoleOutput};
 use tessera_devices::entropy::{self, EntropyError, EntropySource};
 use tessera_devices::net::{self, MacAddress, NetBackend, NetError, StreamBackend, TapBackend};
@@ -21,7 +21,7 @@ use tessera_dsm::Layout;
 use thiserror::Error;
 
 use crate::boot::pci_window;
-use crate::control::devices::{ConsoleSpec, DeviceSpec, DiskAccess, DiskSpec, NetLink, NetSpec};
+use crate::control::devices::{ConsoleSpec, DeviceSpec, DiskAccess, DiskFormat, DiskSpec, NetLink, NetSpec};
 use crate::host::tap;
 
 /// How long to wait for an image or a tap device that another program uses: a guest that is started anew may be ahead of the end of its
@@ -72,7 +72,7 @@ pub enum DeviceError {
 
 /// A device whose files are open.
 enum Opened {
-    Disk(Arc<RawDisk>, DiskSpec),
+    Disk(Arc<dyn Disk>, DiskSpec),
     Net(Box<dyn NetBackend>, MacAddress),
     Rng(EntropySource),
     Console(ConsolePlace),
@@ -125,7 +125,7 @@ impl HomeDevices {
     /// When something cannot be opened.
     pub fn open(specs: &[DeviceSpec], ram: Arc<NodeRam>) -> Result<Self, DeviceError> {
         let open = |spec: &DeviceSpec| match spec {
-            DeviceSpec::Disk(disk) => Ok(Opened::Disk(Arc::new(open_disk(disk)?), disk.clone())),
+            DeviceSpec::Disk(disk) => Ok(Opened::Disk(open_disk(disk)?, disk.clone())),
             DeviceSpec::Net(net) => Ok(Opened::Net(open_net(net)?, MacAddress::new(net.address)?)),
             DeviceSpec::Rng(rng) => Ok(Opened::Rng(EntropySource::open(&rng.source)?)),
             DeviceSpec::Console(console) => Ok(Opened::Console(open_console(console)?)),
@@ -207,12 +207,19 @@ fn open_console(spec: &ConsoleSpec) -> Result<ConsolePlace, DeviceError> {
     }
 }
 
-fn open_disk(spec: &DiskSpec) -> Result<RawDisk, DiskError> {
+fn open_disk(spec: &DiskSpec) -> Result<Arc<dyn Disk>, DiskError> {
     let writes = match spec.access {
         DiskAccess::ReadWrite => Writes::Allowed,
         DiskAccess::ReadOnly => Writes::Refused,
     };
-    open_when_free(|| RawDisk::open(&spec.path, writes))
+    let path = &spec.path;
+    let qcow2 = |backing| open_when_free(|| Qcow2Disk::open(path, writes, backing));
+    Ok(match spec.format {
+        DiskFormat::Unsaid => Arc::new(open_when_free(|| RawDisk::open_unsaid(path, writes))?),
+        DiskFormat::Raw => Arc::new(open_when_free(|| RawDisk::open(path, writes))?),
+        DiskFormat::Qcow2 => Arc::new(qcow2(BackingFiles::Refused)?),
+        DiskFormat::Qcow2OnOthers => Arc::new(qcow2(BackingFiles::Allowed)?),
+    })
 }
 
 /// Whether something cannot be had because somebody else has it.

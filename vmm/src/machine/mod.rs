@@ -25,6 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use tessera_devices::pci::FunctionReport;
 use tessera_dsm::pager::TableCache;
 use tessera_dsm::NodeId;
 use tessera_migration::VcpuId;
@@ -88,6 +89,18 @@ impl Machine {
     /// Types `bytes` on the guest's console; returns how many it took. Only on the home node.
     pub fn console_input(&self, bytes: &[u8]) -> usize {
         self.shared.platform.as_ref().map_or(0, |platform| platform.console_input(bytes))
+    }
+
+    /// Presses the guest's power button. Only on the home node.
+    pub fn press_power_button(&self) {
+        if let Some(platform) = &self.shared.platform {
+            platform.press_power_button();
+        }
+    }
+
+    /// The devices on the PCI bus by place, and what of their work crossed hosts. None but on the home node.
+    pub fn device_reports(&self) -> Vec<(usize, FunctionReport)> {
+        self.shared.platform.as_ref().map_or_else(Vec::new, |platform| platform.reports())
     }
 
     /// Where each vCPU is, and how it fares here.

@@ -62,14 +62,19 @@ impl Shared {
             }
             PeerMessage::DeviceRead { vcpu, token, at, len } => {
                 let mut data = vec![0xff; usize::from(len).min(DEVICE_BYTES_MAX)];
+                self.count_remote(at, data.len());
                 self.home_read(at, &mut data);
                 self.reply(from, PeerMessage::DeviceAnswer { vcpu, token, data });
             }
             PeerMessage::DeviceWrite { vcpu, token, at, data } => {
+                self.count_remote(at, data.len());
                 self.home_write(at, &data);
                 self.reply(from, PeerMessage::DeviceAnswer { vcpu, token, data: Vec::new() });
             }
-            PeerMessage::DevicePost { at, data } => self.home_write(at, &data),
+            PeerMessage::DevicePost { at, data } => {
+                self.count_remote(at, data.len());
+                self.home_write(at, &data);
+            }
             PeerMessage::DeviceAnswer { vcpu, token, data } => self.remote.answer(vcpu.index(), token, data),
             PeerMessage::EndOfInterrupt(vector) => self.end_of_interrupt(vector),
             PeerMessage::Move(vcpu, message) if known(vcpu) => {
@@ -137,6 +142,13 @@ impl Shared {
             (Some(platform), DeviceAccess::Port(port)) => platform.pio_write(port, data),
             (Some(platform), DeviceAccess::Memory(gpa)) => platform.mmio_write(gpa, data),
             (None, _) => {}
+        }
+    }
+
+    /// An access came from another node.
+    fn count_remote(&self, at: DeviceAccess, bytes: usize) {
+        if let (Some(platform), DeviceAccess::Memory(gpa)) = (&self.platform, at) {
+            platform.remote_access(gpa, bytes);
         }
     }
 

@@ -56,6 +56,10 @@ pub fn answer_user(node: &Arc<Node>, ask: &Ask) -> Outcome {
             node.life.end(EndCause::Stopped(StopReason::Command));
             Ok(Answer::Stopping)
         }
+        Ask::PowerButton | Ask::Devices => match node.peers.link(NodeId::HOME) {
+            None => answer_peer(node, ask),
+            Some(link) => link.ask(ask.clone(), Instant::now() + STATS_LIMIT),
+        },
         Ask::Vcpus => gather_vcpus(node),
         Ask::NodeStats | Ask::MoveFromHere { .. } => answer_peer(node, ask),
     }
@@ -86,6 +90,11 @@ pub fn answer_peer(node: &Arc<Node>, ask: &Ask) -> Outcome {
             }
             machine(node)?.move_vcpu(vcpu, to).map(Answer::Moved)
         }
+        Ask::PowerButton => {
+            machine(node)?.press_power_button();
+            Ok(Answer::Pressed)
+        }
+        Ask::Devices => Ok(Answer::Devices(machine(node)?.devices())),
         Ask::Stats | Ask::Vcpus | Ask::Move { .. } | Ask::Stop => {
             Err("this is not asked by one node of another".into())
         }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tessera_devices::pci::FunctionReport;
 use tessera_devices::ram::NodeRam;
 use tessera_devices::GuestEnd;
 use tessera_dsm::link::Link;
@@ -20,12 +21,13 @@ use super::machine::{GuestBuilder, GuestEvents, GuestMachine, Surroundings, Unar
 use super::peers::Peers;
 use crate::boot::{self, BootSpec, BootVcpu, Entry};
 use crate::control::ask::Moved;
+use crate::control::devices::DeviceSpec;
 use crate::control::ending::EndCause;
 use crate::control::frame;
 use crate::control::guest::GuestSpec;
 use crate::control::stats::{
-    ArrivalStats, AsyncFaultStats, FaultStats, MemoryStats, MoveStats, NodeStats, Spread, StallStats,
-    TrafficStats, VcpuStats,
+    ArrivalStats, AsyncFaultStats, DeviceStats, FaultStats, MemoryStats, MoveStats, NodeStats, Spread,
+    StallStats, TrafficStats, VcpuStats,
 };
 use crate::host::priority;
 use crate::machine::{
@@ -247,6 +249,26 @@ impl GuestMachine for KvmGuest {
 
     fn console_input(&self, bytes: &[u8]) -> usize {
         self.machine.console_input(bytes)
+    }
+
+    fn devices(&self) -> Vec<DeviceStats> {
+        let host = self.spec.host_name(NodeId::HOME);
+        let stats = |(place, report): (usize, FunctionReport)| DeviceStats {
+            name: report.name,
+            slot: place as u8,
+            node: NodeId::HOME,
+            host: host.clone(),
+            // They are on the bus in the order of the description, behind the bridge.
+            behind: self.spec.devices.get(place.wrapping_sub(1)).map(DeviceSpec::behind).unwrap_or_default(),
+            pages_borrowed: report.traffic.pages_borrowed,
+            pages_fetched: report.traffic.pages_fetched,
+            remote_accesses: report.traffic.remote_accesses,
+        };
+        self.machine.device_reports().into_iter().map(stats).collect()
+    }
+
+    fn press_power_button(&self) {
+        self.machine.press_power_button();
     }
 
     fn pages_alone(&self) -> u64 {

@@ -14,7 +14,7 @@ use super::peers::Peers;
 use crate::control::ask::Moved;
 use crate::control::ending::EndCause;
 use crate::control::guest::GuestSpec;
-use crate::control::stats::{NodeStats, VcpuStats};
+use crate::control::stats::{DeviceStats, NodeStats, VcpuStats};
 
 /// First frame and number of pages of each run of pages that the loader wrote.
 pub type Written = Vec<(Gfn, u64)>;
@@ -92,6 +92,10 @@ pub trait GuestMachine: Send + Sync {
     fn vcpus(&self) -> Vec<VcpuStats>;
     /// Gives bytes to the guest's console; how many it took. Node 0 only.
     fn console_input(&self, bytes: &[u8]) -> usize;
+    /// The devices on the guest's PCI bus. Node 0 only.
+    fn devices(&self) -> Vec<DeviceStats>;
+    /// Presses the guest's power button. Node 0 only.
+    fn press_power_button(&self);
     /// Pages that no other node has a copy of.
     fn pages_alone(&self) -> u64;
     /// Pages that only `node` has, as far as this one is their home; `None` if that is not known any more.

@@ -75,6 +75,41 @@ fn guests_that_cannot_be_are_refused() {
 }
 
 #[test]
+fn devices_that_cannot_be_had_are_named() {
+    let program = Program::new(&code::halt());
+    let kernel = program.path();
+    let beside = |name: &str, bytes: &[u8]| {
+        std::fs::write(program.beside(name), bytes).expect("write");
+        text(&program.beside(name))
+    };
+    let missing = text(&program.beside("missing"));
+    let raw = beside("raw", &[0; 4096]);
+    // The head of a qcow2 image whose tables are a MiB behind it, and no more of it.
+    let mut head = b"QFI\xfb\0\0\0\x03".to_vec();
+    head.resize(4096, 0);
+    head[23] = 16;
+    head[39] = 200;
+    head[45] = 0x10;
+    let qcow2 = beside("qcow2", &head);
+    let device = |option: &str, value: String, parts: &[&str]| {
+        refused(&["run", "--kernel", &kernel, option, &value], parts);
+    };
+    device("--disk", format!("path={missing}"), &["disk image", &missing, "No such file"]);
+    device("--disk", "path=/".into(), &["/ is neither a file nor a block device"]);
+    device("--disk", format!("path={}", beside("small", b"x")), &["small has 1 bytes"]);
+    device("--disk", format!("path={qcow2}"), &[&qcow2, "image_type=qcow2"]);
+    device("--disk", format!("path={qcow2},image_type=qcow2"), &[&qcow2, "cut short"]);
+    device("--disk", format!("path={raw},image_type=qcow2"), &[&raw, "no qcow2 image"]);
+    device("--net", "tap=lo".into(), &["tap device lo"]);
+    device("--net", format!("socket={missing}"), &[&missing]);
+    device("--rng", format!("src={missing}"), &[&missing, "No such file"]);
+    device("--console", format!("file={missing}/log"), &["console", &missing]);
+    device("--vsock", format!("cid=3,socket={missing}/v"), &["cannot listen", &missing]);
+    device("--vsock", "cid=2,socket=/v".into(), &["from 3 to", "not 2"]);
+    device("--config", missing.clone(), &[&missing, "cannot read it"]);
+}
+
+#[test]
 fn hosts_that_cannot_be_asked_are_named() {
     let program = Program::new(&code::halt());
     let kernel = program.path();
@@ -108,6 +143,9 @@ fn every_verb_explains_itself() {
         &["vcpu", "move"],
         &["stats"],
         &["stop"],
+        &["power-button"],
+        &["device"],
+        &["device", "list"],
     ] {
         let mut arguments = verb.to_vec();
         arguments.push("--help");

@@ -108,7 +108,9 @@ fn hundreds_of_idle_connections_do_not_stop_the_daemon() {
 #[test]
 fn a_guest_that_does_not_exist_cannot_be_joined_or_asked() {
     let daemon = Daemon::start();
-    for verb in [&["stats"][..], &["stop"], &["vcpu", "list"], &["vcpu", "move", "0", "--to", "1"]] {
+    for verb in
+        [&["stats"][..], &["stop"], &["power-button"], &["vcpu", "list"], &["vcpu", "move", "0", "--to", "1"]]
+    {
         let mut arguments = verb.to_vec();
         arguments.extend(["--host", &daemon.address]);
         let output = run(&arguments);

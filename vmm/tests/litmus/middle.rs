@@ -147,7 +147,7 @@ impl Middle {
     fn take_in(&mut self, link: usize, end: usize) -> Result<(), LinkError> {
         let Some(ends) = &mut self.links[link] else { return Ok(()) };
         let (from, to) = (ends[end].0, ends[1 - end].0);
-        ends[end].1.fill()?;
+        let _more = ends[end].1.fill()?; // (TCP: poll(2) tells again.)
         let mut letters = Vec::new();
         while let Some(frame) = ends[end].1.next_frame()? {
             // A page of zeros is a page again, and travels without bytes once more.

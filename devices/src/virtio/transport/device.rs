@@ -12,8 +12,9 @@ use super::window::Window;
 use crate::events::MsiSink;
 use crate::pci::config::{touches, ConfigError};
 use crate::pci::register as at;
-use crate::pci::{ConfigSpace, Decoding, Identity, Msix, PciFunction, Region};
+use crate::pci::{ConfigSpace, Decoding, FunctionReport, Identity, Msix, PciFunction, Region};
 use crate::ram::GuestRam;
+use crate::traffic::{CountedRam, TrafficCounters};
 use crate::virtio::engine::{Device, Driver};
 use crate::virtio::interrupts::VirtioInterrupts;
 use crate::virtio::model::{feature, Model, QUEUES_MAX};
@@ -68,6 +69,7 @@ pub struct VirtioPci {
     msix: Arc<Msix>,
     interrupts: Arc<VirtioInterrupts>,
     thread: DeviceThread,
+    counters: Arc<TrafficCounters>,
 }
 
 impl VirtioPci {
@@ -94,10 +96,11 @@ impl VirtioPci {
         let common = CommonConfig::new(&model, interrupts.clone());
         let thread = DeviceThread::start(name, engine, interrupts.clone())
             .map_err(|source| VirtioError::Thread { name: name.into(), source })?;
+        let counters = Arc::new(TrafficCounters::default());
         Ok(Arc::new(VirtioPci {
             name: name.into(),
             model,
-            ram: parts.ram,
+            ram: Arc::new(CountedRam::new(parts.ram, counters.clone())),
             pci: Mutex::new(pci),
             msix_control,
             window,
@@ -105,6 +108,7 @@ impl VirtioPci {
             msix,
             interrupts,
             thread,
+            counters,
         }))
     }
 
@@ -251,6 +255,15 @@ impl PciFunction for VirtioPci {
             Some((Part::MsixTable, offset)) => self.msix.write_table(offset, data),
             Some((Part::Isr | Part::Device | Part::MsixPending, _)) | None => {}
         }
+    }
+
+    fn remote_access(&self) {
+        self.counters.remote_access();
+    }
+
+    fn report(&self) -> Option<FunctionReport> {
+        let (name, kind) = (self.name.clone(), self.model.kind.name());
+        Some(FunctionReport { name, kind, traffic: self.counters.read() })
     }
 
     fn quit(&self) {

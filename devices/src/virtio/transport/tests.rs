@@ -210,6 +210,18 @@ fn the_window_leads_through_configuration_space_to_the_bar() {
 }
 
 #[test]
+fn a_device_tells_what_it_borrowed_and_who_accessed_it_from_afar() {
+    let rig = rig();
+    let report = rig.device.report().unwrap();
+    assert_eq!((report.name.as_str(), report.traffic), ("test", Default::default()));
+    rig.device.remote_access();
+    let mut queues = rig.start(0);
+    queues[0].offer(&[(crate::virtio::testing::BUFFERS, 1)], &[]);
+    rig.kick(0);
+    assert_eq!(rig.device.report().unwrap().traffic.remote_accesses, 1);
+}
+
+#[test]
 fn a_devices_number_of_queues_is_bounded() {
     let parts = || crate::virtio::VirtioParts {
         ram: crate::ram::fake::FakeRam::new(),

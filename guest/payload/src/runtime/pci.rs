@@ -56,7 +56,7 @@ impl Register for u64 {}
 /// # Panics
 /// When no device can be there.
 pub fn load<T: Register>(address: u64) -> T {
-    assert!(is_devices(address) && address.is_multiple_of(size_of::<T>() as u64));
+    assert!(is_devices(address) && address % size_of::<T>() as u64 == 0);
     // SAFETY: mapped (the first 4 GiB are), aligned, and not memory: nothing of the program is there.
     unsafe { core::ptr::read_volatile(address as *const T) }
 }
@@ -66,7 +66,7 @@ pub fn load<T: Register>(address: u64) -> T {
 /// # Panics
 /// When no device can be there.
 pub fn store<T: Register>(address: u64, value: T) {
-    assert!(is_devices(address) && address.is_multiple_of(size_of::<T>() as u64));
+    assert!(is_devices(address) && address % size_of::<T>() as u64 == 0);
     // SAFETY: as above.
     unsafe { core::ptr::write_volatile(address as *mut T, value) }
 }

@@ -1,17 +1,19 @@
 //! The ACPI tables: how a kernel without firmware learns of CPUs, nodes, interrupts, console and power.
 //!
 //! A hardware-reduced platform (ACPI 6.5, 4.1): no fixed hardware, so no SCI, no PM timer, and sleep and reset
-//! by plain registers. Layout: RSDP at [`at::ACPI`], behind it XSDT, DSDT, FADT, MADT, SRAT, SLIT and
-//! MCFG.
+//! by plain registers. Layout: RSDP at [`at::ACPI`], behind it the guest's generation, DSDT, FADT, MADT, SRAT, SLIT, MCFG,
+//! WDAT and XSDT.
 //! Every proximity domain is a node of the guest, so Linux allocates memory on the host that runs it. Linux numbers
 //! its NUMA nodes in the order in which it meets the domains: as long as each node has vCPUs, or none behind it
 //! has, its numbers are ours.
 
 mod cpus;
+mod generation;
 mod namespace;
 mod pci;
 #[cfg(test)]
 mod tests;
+mod watchdog;
 
 use acpi_tables::fadt::{FADTBuilder, Flags, PmProfile};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
@@ -24,6 +26,7 @@ use tessera_abi::boot as at;
 use tessera_abi::port;
 use tessera_dsm::layout::Layout;
 
+use self::generation::Generation;
 use super::memory::pci_window;
 use super::place::GuestWriter;
 use super::{BootError, BootVcpu};
@@ -48,7 +51,8 @@ pub(super) fn write(
     layout: &Layout,
     vcpus: &[BootVcpu],
 ) -> Result<(), BootError> {
-    let tables = build(at::ACPI, layout, vcpus);
+    let generation = generation::new().map_err(|source| BootError::Read { what: "/dev/urandom", source })?;
+    let tables = build(at::ACPI, layout, vcpus, generation);
     let room = (at::ACPI_END - at::ACPI) as usize;
     if tables.len() > room {
         return Err(BootError::AcpiTooBig { vcpus: vcpus.len(), bytes: tables.len(), room });
@@ -57,16 +61,18 @@ pub(super) fn write(
 }
 
 /// All tables in one run of bytes that belongs at address `base`, the RSDP first.
-fn build(base: u64, layout: &Layout, vcpus: &[BootVcpu]) -> Vec<u8> {
+fn build(base: u64, layout: &Layout, vcpus: &[BootVcpu], generation: Generation) -> Vec<u8> {
     let rsdp_room = (Rsdp::len() as u64).next_multiple_of(ALIGNMENT);
     let mut blob = Blob { base: base + rsdp_room, bytes: Vec::new() };
-    let dsdt = blob.add(&namespace::dsdt(&pci_window(layout)));
+    let generation = blob.add_bytes(&generation);
+    let dsdt = blob.add(&namespace::dsdt(&pci_window(layout), generation));
     let mut xsdt = XSDT::new(OEM, OEM_TABLE, OEM_REVISION);
     xsdt.add_entry(blob.add(&fadt(dsdt)));
     xsdt.add_entry(blob.add(&cpus::madt(vcpus)));
     xsdt.add_entry(blob.add(&cpus::srat(layout, vcpus)));
     xsdt.add_entry(blob.add(&slit(layout, vcpus)));
     xsdt.add_entry(blob.add(&pci::mcfg()));
+    xsdt.add_entry(blob.add(&watchdog::wdat()));
     let xsdt = blob.add(&xsdt);
     let mut tables = Vec::new();
     Rsdp::new(OEM, xsdt).to_aml_bytes(&mut tables);
@@ -84,8 +90,15 @@ struct Blob {
 impl Blob {
     /// Adds a table and says at which address it is.
     fn add(&mut self, table: &dyn Aml) -> u64 {
+        let mut bytes = Vec::new();
+        table.to_aml_bytes(&mut bytes);
+        self.add_bytes(&bytes)
+    }
+
+    /// As [`Blob::add`], of what is no table.
+    fn add_bytes(&mut self, bytes: &[u8]) -> u64 {
         let address = self.base + self.bytes.len() as u64;
-        table.to_aml_bytes(&mut self.bytes);
+        self.bytes.extend(bytes);
         self.bytes.resize((self.bytes.len() as u64).next_multiple_of(ALIGNMENT) as usize, 0);
         address
     }

@@ -70,14 +70,14 @@ fn vcpus(ids: &[(u32, u8)]) -> Vec<BootVcpu> {
 }
 
 fn built(ids: &[(u32, u8)], shares: &[u64]) -> BTreeMap<String, Vec<u8>> {
-    tables(&build(BASE, &layout_with_shares(shares).unwrap(), &vcpus(ids)))
+    tables(&build(BASE, &layout_with_shares(shares).unwrap(), &vcpus(ids), *b"0123456789abcdef"))
 }
 
 #[test]
 fn all_tables_are_there_and_check_out() {
     let tables = built(&[(0, 0), (1, 0), (2, 1)], &[GIB; 2]);
     let names: Vec<&str> = tables.keys().map(String::as_str).collect();
-    assert_eq!(names, ["APIC", "DSDT", "FACP", "MCFG", "SLIT", "SRAT", "XSDT"]);
+    assert_eq!(names, ["APIC", "DSDT", "FACP", "MCFG", "SLIT", "SRAT", "WDAT", "XSDT"]);
 }
 
 #[test]
@@ -166,6 +166,47 @@ fn pci_is_announced_with_its_configuration_space_and_its_windows() {
     assert!(has(&[&[0x8a, 43, 0, 0, 0x0c, 1][..], &high].concat()), "memory above RAM");
     assert!(has(&[0x86, 9, 0, 1, 0, 0, 0, 0xe0, 0, 0, 0x10, 0]), "ECAM is claimed");
     assert!(has(b"_OSC"));
+}
+
+#[test]
+fn the_power_button_is_heard_of_by_the_event_device() {
+    let tables = built(&[(0, 0)], &[GIB]);
+    let dsdt = &tables["DSDT"];
+    let has = |bytes: &[u8]| dsdt.windows(bytes.len()).any(|window| window == bytes);
+    assert!(has(b"PWRB") && has(&[0x0c, 0x41, 0xd0, 0x0c, 0x0c]), "EISA id PNP0C0C");
+    assert!(has(b"ACPI0013") && has(&[0x89, 6, 0, 0b0011, 1, 5, 0, 0, 0]), "GSI 5, edge, active high");
+    assert!(has(b"\x5b\x80EVTR\x01\x0b\x04\x06\x01"), "OperationRegion (EVTR, SystemIO, 0x604, 1)");
+    assert!(has(b"\x86PWRB\x0a\x80"), "Notify (PWRB, 0x80)");
+}
+
+#[test]
+fn the_generation_is_where_its_device_says() {
+    let number = *b"0123456789abcdef";
+    let blob = build(BASE, &layout_with_shares(&[GIB]).unwrap(), &vcpus(&[(0, 0)]), number);
+    let dsdt = &tables(&blob)["DSDT"];
+    let place = |text: &[u8]| dsdt.windows(text.len()).position(|window| window == text);
+    assert!(place(b"VM_Gen_Counter").is_some());
+    // Name (ADDR, Package {DWord, 0})
+    let package = place(b"\x08ADDR\x12").unwrap() + 6;
+    assert_eq!(dsdt[package + 1..package + 3], [2, 0x0c], "two numbers, the first of 32 bits");
+    let address = word(dsdt, package + 3);
+    assert_eq!(at_address(&blob, address)[..16], number);
+    assert_eq!(address % 8, 0);
+}
+
+#[test]
+fn the_wdat_says_how_the_watchdog_is_driven() {
+    let tables = built(&[(0, 0)], &[GIB]);
+    let wdat = &tables["WDAT"];
+    assert_eq!(word(wdat, 36), 32, "bytes of the head");
+    assert_eq!(wdat[40..45], [0xff; 5], "no PCI device");
+    assert_eq!([word(wdat, 48), word(wdat, 52), word(wdat, 56)], [100, 36_000, 10]);
+    assert_eq!((wdat[60], word(wdat, 64)), (1, 8), "usable, eight entries");
+    assert_eq!(wdat.len(), 68 + 8 * 24);
+    // The guest is well: write 1 to 0x61c.
+    assert_eq!(wdat[68..72], [1, 2, 0, 0]);
+    assert_eq!(wdat[72..84], [1, 32, 0, 3, 0x1c, 0x06, 0, 0, 0, 0, 0, 0]);
+    assert_eq!((word(wdat, 84), word(wdat, 88)), (1, 0xffff_ffff));
 }
 
 #[test]

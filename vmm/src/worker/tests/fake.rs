@@ -14,7 +14,7 @@ use tessera_dsm::{Gfn, NodeId};
 use crate::control::ask::Moved;
 use crate::control::guest::GuestSpec;
 use crate::control::lifeline::Lifeline;
-use crate::control::stats::{NodeStats, VcpuStats};
+use crate::control::stats::{DeviceStats, NodeStats, VcpuStats};
 use crate::daemon::spawn::{Ended, WorkerProcess, WorkerSpawner};
 use crate::worker::life::Life;
 use crate::worker::machine::{GuestBuilder, GuestEvents, GuestMachine, Surroundings, UnarmedGuest, Written};
@@ -77,6 +77,7 @@ impl UnarmedGuest for Unarmed {
             events: surroundings.events,
             delivered: Mutex::default(),
             input: Mutex::default(),
+            presses: AtomicU32::new(0),
             places: Mutex::new(places),
             asked: AtomicU32::new(0),
             builder: self.builder.clone(),
@@ -97,6 +98,8 @@ pub struct FakeMachine {
     pub events: Arc<dyn GuestEvents>,
     pub delivered: Mutex<Vec<(NodeId, Vec<u8>)>>,
     pub input: Mutex<Vec<u8>>,
+    /// How often the power button was pressed.
+    pub presses: AtomicU32,
     pub places: Mutex<Vec<NodeId>>,
     /// How often the figures were asked for.
     pub asked: AtomicU32,
@@ -132,6 +135,23 @@ impl GuestMachine for FakeMachine {
             worst_blackout_us: 0,
         };
         places.iter().enumerate().map(stats).collect()
+    }
+
+    fn devices(&self) -> Vec<DeviceStats> {
+        vec![DeviceStats {
+            name: "disk0".into(),
+            slot: 1,
+            node: self.spec.me,
+            host: "h".into(),
+            behind: "/image".into(),
+            pages_borrowed: 3,
+            pages_fetched: 2,
+            remote_accesses: 1,
+        }]
+    }
+
+    fn press_power_button(&self) {
+        self.presses.fetch_add(1, Ordering::SeqCst);
     }
 
     fn console_input(&self, bytes: &[u8]) -> usize {

@@ -91,6 +91,23 @@ fn console_input_is_acknowledged_as_the_guest_takes_it() {
 }
 
 #[test]
+fn power_button_and_devices_are_the_home_nodes_whoever_is_asked() {
+    let builder = Arc::new(FakeBuilder::default());
+    let (a, b) = (TestDaemon::start(&builder), TestDaemon::start(&builder));
+    let (_, mut lines) = run_over(&[&a, &b]);
+    assert_eq!(ask(&a, &Ask::PowerButton), Ok(Answer::Pressed));
+    assert_eq!(ask(&b, &Ask::PowerButton), Ok(Answer::Pressed));
+    for daemon in [&a, &b] {
+        let Ok(Answer::Devices(devices)) = ask(daemon, &Ask::Devices) else { panic!("no devices") };
+        assert_eq!((devices.len(), devices[0].node, devices[0].pages_fetched), (1, NodeId(0), 2));
+    }
+    let presses = |node| builder.machine(NodeId(node)).presses.load(Ordering::SeqCst);
+    assert_eq!((presses(0), presses(1)), (2, 0));
+    lines[0].send(&Order::Stop);
+    assert_eq!(lines[0].end().0, EndCause::Stopped(StopReason::Interrupt));
+}
+
+#[test]
 fn output_that_nobody_reads_is_bounded_counted_and_in_nobodys_way() {
     let builder = Arc::new(FakeBuilder::default());
     let a = TestDaemon::start(&builder);
