@@ -163,7 +163,7 @@ fn memory_is_right_while_nodes_lose_each_other_again_and_again() {
 
 #[test]
 fn memory_is_right_over_shared_memory_while_control_connections_break() {
-    pass_with_cuts("test=xadd,xadd_straddle rounds=100000", 2, &["--links", "shared"]);
+    pass_with_cuts("test=xadd,xadd_straddle rounds=1000000", 2, &["--links", "shared"]);
 }
 
 #[test]
