@@ -100,7 +100,7 @@ impl LaunchError {
             HelloError::Garbage => "answers, but not as a Tessera node: is it the right port?".into(),
             HelloError::Version { .. } => format!("runs another version: {error}"),
             HelloError::Refused(why) => format!("refuses: {why}"),
-            HelloError::Node(_) => error.to_string(),
+            HelloError::Node(_) | HelloError::Shard(_) => error.to_string(),
         };
         LaunchError::Host { host: format!("host {host}"), problem }
     }

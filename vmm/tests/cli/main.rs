@@ -8,6 +8,7 @@ mod console;
 mod cuts;
 mod endings;
 mod faults;
+mod pagers;
 mod port;
 mod spanning;
 mod support;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use tessera_dsm::link::Link;
-use tessera_dsm::pager::Rejoin;
+use tessera_dsm::pager::{Lane, Rejoin};
 use tessera_dsm::{Gfn, NodeId};
 
 use crate::control::ask::Moved;
@@ -91,9 +91,9 @@ impl UnarmedGuest for Unarmed {
 pub struct FakeMachine {
     pub spec: Arc<GuestSpec>,
     pub guest_tsc_offset: i64,
-    pub data: Mutex<Vec<(NodeId, Box<dyn Link>)>>,
+    pub data: Mutex<Vec<(Lane, Box<dyn Link>)>>,
     /// New data connections.
-    pub relinked: Mutex<Vec<(NodeId, Rejoin)>>,
+    pub relinked: Mutex<Vec<(Lane, Rejoin)>>,
     pub peers: Arc<Peers>,
     pub events: Arc<dyn GuestEvents>,
     pub delivered: Mutex<Vec<(NodeId, Vec<u8>)>>,
@@ -169,9 +169,9 @@ impl GuestMachine for FakeMachine {
         Some(500 + u64::from(node.0))
     }
 
-    fn relink(&self, node: NodeId, link: Box<dyn Link>, rejoin: Rejoin) {
-        self.data.lock().expect("no panic").push((node, link));
-        self.relinked.lock().expect("no panic").push((node, rejoin));
+    fn relink(&self, lane: Lane, link: Box<dyn Link>, rejoin: Rejoin) {
+        self.data.lock().expect("no panic").push((lane, link));
+        self.relinked.lock().expect("no panic").push((lane, rejoin));
     }
 
     fn fill_stats(&self, stats: &mut NodeStats) {
