@@ -17,6 +17,7 @@ use crate::daemon::GUESTS_MAX_DEFAULT;
 use crate::launch::request::{
     CpuRequest, EventFormat, MemoryRequest, OnReboot, PagerRequest, RunRequest, TableWritePolicy,
 };
+use crate::launch::FirstGuest;
 
 /// Makes several Linux hosts into one machine
 #[derive(Debug, Parser)]
@@ -128,7 +129,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// bzImage (vmlinuz), or ELF file for x86-64
-    #[arg(long, value_name = "FILE", required_unless_present = "config")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["config", "api_socket"])]
     pub kernel: Option<PathBuf>,
     /// Initial RAM file system
     #[arg(long, value_name = "FILE")]
@@ -158,6 +159,9 @@ pub struct RunArgs {
     /// Sockets between guest and host: `socket` reaches the guest's ports, `socket` and `_PORT` are the host's
     #[arg(long, value_name = "cid=N,socket=FILE")]
     pub vsock: Option<KeyValues>,
+    /// Serve the REST API on a Unix socket; without --kernel it creates the guest
+    #[arg(long, value_name = "FILE")]
+    pub api_socket: Option<PathBuf>,
     /// For how long a host may keep a page that it was granted, in microseconds
     #[arg(long, value_name = "US", value_parser = clap::value_parser!(u32).range(..=i64::from(LEASE_US_MAX)))]
     pub lease_us: Option<u32>,
@@ -244,6 +248,14 @@ pub enum EventChoice {
 }
 
 impl RunArgs {
+    /// Whether the API's users find a guest that runs.
+    pub fn first_guest(&self) -> FirstGuest {
+        match self.kernel {
+            Some(_) => FirstGuest::Given,
+            None => FirstGuest::None,
+        }
+    }
+
     /// The request that these options make.
     pub fn request(&self, worker_arguments: Vec<String>) -> Result<RunRequest, Failure> {
         let mut cpus = CpuRequest::default();
@@ -258,11 +270,10 @@ impl RunArgs {
             memory.size_bytes = values.one("size", key_values::size)?;
             memory.per_host_bytes = values.list("per-host", key_values::size)?;
         }
-        let kernel = self.kernel.clone().ok_or_else(|| Failure::new("no kernel is given: --kernel FILE"))?;
         Ok(RunRequest {
             name: self.name.clone(),
             hosts: self.hosts.clone(),
-            kernel,
+            kernel: self.kernel.clone(),
             initramfs: self.initramfs.clone(),
             cmdline: self.cmdline.clone(),
             cpus,

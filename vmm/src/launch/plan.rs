@@ -380,7 +380,7 @@ mod tests {
         RunRequest {
             name: None,
             hosts: (0..hosts).map(|i| format!("h{i}").parse().expect("address")).collect(),
-            kernel: "k".into(),
+            kernel: Some("k".into()),
             initramfs: None,
             cmdline: "mine".into(),
             cpus: CpuRequest::default(),

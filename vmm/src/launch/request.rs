@@ -77,8 +77,8 @@ pub struct RunRequest {
     pub name: Option<GuestName>,
     /// Its hosts, in the order of its nodes; empty: this machine alone, without a daemon.
     pub hosts: Vec<HostAddress>,
-    /// The kernel.
-    pub kernel: PathBuf,
+    /// The kernel; `None` in a template for guests that the API creates.
+    pub kernel: Option<PathBuf>,
     /// The initramfs.
     pub initramfs: Option<PathBuf>,
     /// The kernel command line, without what Tessera adds.

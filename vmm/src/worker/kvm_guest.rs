@@ -272,6 +272,14 @@ impl GuestMachine for KvmGuest {
         self.machine.press_power_button();
     }
 
+    fn pause(&self) -> Result<(), String> {
+        self.machine.pause().map_err(line)
+    }
+
+    fn resume(&self) {
+        self.machine.resume();
+    }
+
     fn pages_alone(&self) -> u64 {
         match self.spec.nodes() {
             1 => resident_pages(self.memory.resident_bytes()),

@@ -96,6 +96,13 @@ pub trait GuestMachine: Send + Sync {
     fn devices(&self) -> Vec<DeviceStats>;
     /// Presses the guest's power button. Node 0 only.
     fn press_power_button(&self);
+    /// Lets no vCPU run here, and comes back when none does.
+    ///
+    /// # Errors
+    /// When one of them does not stop in time.
+    fn pause(&self) -> Result<(), String>;
+    /// Lets the vCPUs run again.
+    fn resume(&self);
     /// Pages that no other node has a copy of.
     fn pages_alone(&self) -> u64;
     /// Pages that only `node` has, as far as this one is their home; `None` if that is not known any more.

@@ -3,6 +3,7 @@
 //! Guests here are a few instructions long (see [`support::program`]), so that each test takes a moment; they
 //! need /dev/kvm.
 
+mod api;
 mod bad_inputs;
 mod console;
 mod cuts;

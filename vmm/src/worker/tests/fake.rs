@@ -78,6 +78,8 @@ impl UnarmedGuest for Unarmed {
             delivered: Mutex::default(),
             input: Mutex::default(),
             presses: AtomicU32::new(0),
+            paused: AtomicBool::new(false),
+            restless: AtomicBool::new(false),
             places: Mutex::new(places),
             asked: AtomicU32::new(0),
             builder: self.builder.clone(),
@@ -100,6 +102,9 @@ pub struct FakeMachine {
     pub input: Mutex<Vec<u8>>,
     /// How often the power button was pressed.
     pub presses: AtomicU32,
+    pub paused: AtomicBool,
+    /// Cannot be paused.
+    pub restless: AtomicBool,
     pub places: Mutex<Vec<NodeId>>,
     /// How often the figures were asked for.
     pub asked: AtomicU32,
@@ -152,6 +157,18 @@ impl GuestMachine for FakeMachine {
 
     fn press_power_button(&self) {
         self.presses.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn pause(&self) -> Result<(), String> {
+        self.paused.store(true, Ordering::SeqCst);
+        match self.restless.load(Ordering::SeqCst) {
+            true => Err("vCPU 0 still runs".into()),
+            false => Ok(()),
+        }
+    }
+
+    fn resume(&self) {
+        self.paused.store(false, Ordering::SeqCst);
     }
 
     fn console_input(&self, bytes: &[u8]) -> usize {
