@@ -66,7 +66,8 @@ impl UnarmedGuest for Unarmed {
 
     fn arm(self: Box<Self>, surroundings: Surroundings) -> Result<Arc<dyn GuestMachine>, String> {
         assert_eq!(surroundings.written, [(Gfn(1), 2)]);
-        assert_eq!(surroundings.data.len(), self.spec.nodes() - 1);
+        let shards = usize::from(self.spec.stripes().count());
+        assert_eq!(surroundings.data.len(), (self.spec.nodes() - 1) * shards);
         let places = self.spec.vcpus.iter().map(|vcpu| vcpu.node).collect();
         let machine = Arc::new(FakeMachine {
             spec: self.spec,
