@@ -62,6 +62,16 @@ impl Wanted {
         }
     }
 
+    /// The page.
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
+    /// The home that was asked.
+    pub fn asked_of(&self) -> NodeId {
+        self.place.home
+    }
+
     /// Whether this node's transaction is the one under way, so that nobody else's can be.
     pub fn is_being_served(&self) -> bool {
         self.txn.is_some()
@@ -147,7 +157,7 @@ impl Node {
     }
 
     /// Joins the request that is out for the page, or sends one.
-    fn want(
+    pub(super) fn want(
         &mut self,
         now: Micros,
         place: Place,
@@ -184,6 +194,16 @@ impl Node {
         self.wanted.put(wanted);
         let held = page.rights == Rights::Read;
         out.send(place.home, Message::Request { gfn: place.gfn, access: asked, held, turn });
+    }
+
+    /// Asks the page's new home for what the old one was asked for.
+    pub(super) fn ask_again(&mut self, now: Micros, place: Place, out: &mut Outbox<'_>) {
+        let turn = self.leases.turn(now, true);
+        let held = self.pages.rights(place) == Rights::Read;
+        let Some(wanted) = self.wanted.get_mut(place.gfn) else { return };
+        wanted.place = place;
+        let access = wanted.asked;
+        out.send(place.home, Message::Request { gfn: place.gfn, access, held, turn });
     }
 
     /// The home gives us the whole extent of a page that we asked for.
