@@ -25,7 +25,7 @@ use super::{AskAhead, Bell, Command, PagerConfig, PagerError, PagerFailure, Page
 use crate::ids::{Gfn, NodeId, EXTENT_PAGES, PAGE_BYTES};
 use crate::link::Link;
 use crate::memory::NodeMemory;
-use crate::protocol::{Access, Action, Contents, Event, Message, Micros, Node, NodeConfig};
+use crate::protocol::{Access, Action, Contents, Event, Membership, Message, Micros, Node, NodeConfig};
 use crate::uffd::{FaultBatch, Waiters};
 use crate::wire::Body;
 
@@ -85,7 +85,15 @@ impl Driver {
         let layout = Arc::new(memory.layout().clone());
         let hot = HotPages::new(&layout);
         let ahead = (ahead == AskAhead::On).then(|| Ahead::new(&layout));
-        let node = Node::new(NodeConfig { me, nodes, layout, lease, habits, preloaded });
+        let node = Node::new(NodeConfig {
+            me,
+            nodes,
+            membership: Membership::all(nodes),
+            layout,
+            lease,
+            habits,
+            preloaded,
+        });
         drop_strays(&node, &memory)?;
         let mut pages = GuestPages::new(memory, tables)?;
         for extent in node.whole_extents() {
