@@ -165,6 +165,21 @@ impl NodeSet {
         set
     }
 
+    /// The nodes whose bits are set in `bits`, the lowest bit for node 0.
+    pub const fn from_bits(bits: u32) -> Self {
+        NodeSet(bits)
+    }
+
+    /// The inverse of [`NodeSet::from_bits`].
+    pub const fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// Whether every node of `self` is in `other` too.
+    pub const fn is_subset_of(self, other: NodeSet) -> bool {
+        self.0 & !other.0 == 0
+    }
+
     /// Adds `node`.
     ///
     /// # Panics

@@ -12,6 +12,8 @@
 pub mod ids;
 pub mod layout;
 pub mod link;
+#[cfg(test)]
+mod liveness;
 pub mod memory;
 pub mod pager;
 pub mod protocol;

@@ -4,13 +4,13 @@
 //! |---|---|---|
 //! | 0 | 1 | kind of message, [`Kind`] |
 //! | 1 | 1 | flags: 1 page follows, 2 page is all zeros and does not follow, 4 requester holds a copy |
-//! | 2 | 1 | access or rights: 0 none, 1 read, 2 write |
+//! | 2 | 1 | access or rights: 0 none, 1 read, 2 write; in a directory: 1 untouched, 2 whole, 3 split |
 //! | 3 | 1 | acknowledgements to wait for |
-//! | 4 | 1 | requester |
+//! | 4 | 1 | requester; in a directory, the node that it names; the new home |
 //! | 5 | 3 | zero |
 //! | 8 | 8 | guest frame number |
-//! | 16 | 4 | transaction |
-//! | 20 | 4 | turn |
+//! | 16 | 4 | transaction, or a home's term |
+//! | 20 | 4 | turn, or who has a page, the lowest bit for node 0 |
 //! | 24 | 4 | where the frame begins, for the link ([`SEQ_OFFSET`]) |
 //! | 28 | 4 | up to where its sender has received, for the link ([`ACK_OFFSET`]) |
 //!
@@ -23,8 +23,8 @@ use thiserror::Error;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::ids::{Gfn, NodeId, NODES_MAX};
-use crate::protocol::{Access, Message, Turn, Txn};
+use crate::ids::{Gfn, NodeId, NodeSet, NODES_MAX};
+use crate::protocol::{Access, DirectoryState, Message, Term, Turn, Txn};
 
 /// Bytes of a header.
 pub const FRAME_BYTES: usize = 32;
@@ -62,10 +62,20 @@ pub enum Kind {
     Hurry = 9,
     /// [`Message::Merge`]
     Merge = 10,
+    /// [`Message::Directory`]
+    Directory = 11,
+    /// [`Message::DirectoryEntry`]
+    DirectoryEntry = 12,
+    /// [`Message::NewHome`]
+    NewHome = 13,
+    /// [`Message::HomeKnown`]
+    HomeKnown = 14,
+    /// [`Message::Moved`]
+    Moved = 15,
 }
 
 impl Kind {
-    const ALL: [Kind; 10] = [
+    const ALL: [Kind; 15] = [
         Kind::Request,
         Kind::GrantExtent,
         Kind::AlreadyYours,
@@ -76,6 +86,11 @@ impl Kind {
         Kind::Done,
         Kind::Hurry,
         Kind::Merge,
+        Kind::Directory,
+        Kind::DirectoryEntry,
+        Kind::NewHome,
+        Kind::HomeKnown,
+        Kind::Moved,
     ];
 }
 
@@ -196,8 +211,44 @@ pub fn encode(message: &Message, zero_page: bool) -> [u8; FRAME_BYTES] {
             header.kind = Kind::Done as u8;
             header.txn = U32::new(txn.0);
         }
+        Message::Directory { .. }
+        | Message::DirectoryEntry { .. }
+        | Message::NewHome { .. }
+        | Message::HomeKnown { .. }
+        | Message::Moved { .. } => of_homes(message, &mut header),
     }
     zerocopy::transmute!(header)
+}
+
+/// Fills in what messages about homes say.
+fn of_homes(message: &Message, header: &mut Header) {
+    match *message {
+        Message::Directory { term, state, .. } => {
+            header.kind = Kind::Directory as u8;
+            header.txn = U32::new(term.0);
+            header.access = match state {
+                DirectoryState::Untouched => 1,
+                DirectoryState::Whole(_) => 2,
+                DirectoryState::Split(_) => 3,
+            };
+            header.requester = state.node().map_or(0, |node| node.0);
+        }
+        Message::DirectoryEntry { holders, .. } => {
+            header.kind = Kind::DirectoryEntry as u8;
+            header.turn = U32::new(holders.bits());
+        }
+        Message::NewHome { term, home, .. } => {
+            header.kind = Kind::NewHome as u8;
+            header.txn = U32::new(term.0);
+            header.requester = home.0;
+        }
+        Message::HomeKnown { term, .. } => {
+            header.kind = Kind::HomeKnown as u8;
+            header.txn = U32::new(term.0);
+        }
+        Message::Moved { .. } => header.kind = Kind::Moved as u8,
+        _ => {}
+    }
 }
 
 /// The message in a header.
@@ -295,8 +346,23 @@ impl Reader {
             Kind::Invalidated => Message::Invalidated { gfn, txn },
             Kind::Done => Message::Done { gfn, txn },
             Kind::Hurry => Message::Hurry { gfn, txn, turn },
+            Kind::Directory => Message::Directory { gfn, term: Term(txn.0), state: self.directory_state()? },
+            Kind::DirectoryEntry => Message::DirectoryEntry { gfn, holders: NodeSet::from_bits(turn.0) },
+            Kind::NewHome => Message::NewHome { gfn, term: Term(txn.0), home: self.requester()? },
+            Kind::HomeKnown => Message::HomeKnown { gfn, term: Term(txn.0) },
+            Kind::Moved => Message::Moved { gfn },
         };
         Ok((message, Body::None))
+    }
+
+    fn directory_state(&self) -> Result<DirectoryState, WireError> {
+        let node = self.requester()?;
+        match self.header.access {
+            1 => Ok(DirectoryState::Untouched),
+            2 => Ok(DirectoryState::Whole(node)),
+            3 => Ok(DirectoryState::Split(node)),
+            other => Err(self.field("access", other)),
+        }
     }
 
     fn access(&self) -> Result<Access, WireError> {
@@ -342,7 +408,7 @@ mod tests {
         let turn = any::<u32>().prop_map(Turn);
         let node = (0..NODES_MAX as u8).prop_map(NodeId);
         let acks = 0..NODES_MAX as u8;
-        (0..10u8, gfn, txn, turn, node, access(), acks, any::<bool>()).prop_map(
+        (0..17u8, gfn, txn, turn, node, access(), acks, any::<bool>()).prop_map(
             |(kind, gfn, txn, turn, requester, access, acks, flag)| match kind {
                 0 => Message::Request { gfn, access, held: flag, turn },
                 1 => Message::GrantExtent { gfn, txn },
@@ -353,6 +419,13 @@ mod tests {
                 6 => Message::Invalidated { gfn, txn },
                 7 => Message::Hurry { gfn, txn, turn },
                 8 => Message::Merge { gfn, txn },
+                9 => Message::Directory { gfn, term: Term(txn.0), state: DirectoryState::Untouched },
+                10 => Message::Directory { gfn, term: Term(txn.0), state: DirectoryState::Whole(requester) },
+                11 => Message::Directory { gfn, term: Term(txn.0), state: DirectoryState::Split(requester) },
+                12 => Message::DirectoryEntry { gfn, holders: NodeSet::from_bits(turn.0) },
+                13 => Message::NewHome { gfn, term: Term(txn.0), home: requester },
+                14 => Message::HomeKnown { gfn, term: Term(txn.0) },
+                15 => Message::Moved { gfn },
                 _ => Message::Done { gfn, txn },
             },
         )
@@ -375,7 +448,7 @@ mod tests {
         }
 
         #[test]
-        fn garbage_is_refused_or_means_exactly_what_it_says(bytes: [u8; FRAME_BYTES], kind in 0..13u8) {
+        fn garbage_is_refused_or_means_exactly_what_it_says(bytes: [u8; FRAME_BYTES], kind in 0..17u8) {
             let mut bytes = bytes;
             bytes[0] = kind;
             if let Ok(frame) = decode(&bytes) {
@@ -416,7 +489,7 @@ mod tests {
         };
         let wrong = |field, value| Err(WireError::Field { kind: 4, field, value });
         assert_eq!(field(0, 0), Err(WireError::Kind(0)));
-        assert_eq!(field(0, 11), Err(WireError::Kind(11)));
+        assert_eq!(field(0, 16), Err(WireError::Kind(16)));
         assert_eq!(field(1, FLAG_PAGE), wrong("flags", 1));
         assert_eq!(field(2, 0), wrong("access", 0));
         assert_eq!(field(2, 3), wrong("access", 3));

@@ -4,7 +4,9 @@ use std::alloc::{GlobalAlloc, Layout as Block, System};
 use std::cell::Cell;
 use std::sync::Arc;
 
-use tessera_dsm::protocol::{Access, Action, Event, HabitPolicy, LeasePolicy, Message, Node, NodeConfig};
+use tessera_dsm::protocol::{
+    Access, Action, Event, HabitPolicy, LeasePolicy, Membership, Message, Node, NodeConfig,
+};
 use tessera_dsm::{Gfn, Layout, NodeId, Region, EXTENT_PAGES};
 
 thread_local! {
@@ -55,6 +57,7 @@ impl Cluster {
             Node::new(NodeConfig {
                 me: NodeId(me),
                 nodes: NODES,
+                membership: Membership::all(NODES),
                 layout: Arc::clone(&layout),
                 lease,
                 habits: HabitPolicy::default(),

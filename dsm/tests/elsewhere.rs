@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use tessera_dsm::protocol::{
-    Access, Action, Event, HabitPolicy, LeasePolicy, Message, Micros, Node, NodeConfig, Pace,
+    Access, Action, Event, HabitPolicy, LeasePolicy, Membership, Message, Micros, Node, NodeConfig, Pace,
 };
 use tessera_dsm::{Gfn, Layout, NodeId, Region, Stripes, EXTENT_BYTES, EXTENT_PAGES};
 
@@ -53,6 +53,7 @@ impl Machine {
                 Node::new(NodeConfig {
                     me: NodeId(me),
                     nodes: 2,
+                    membership: Membership::all(2),
                     layout: Arc::new(stripes.part_of(&layout, shard)),
                     lease: LeasePolicy::default(),
                     habits: HabitPolicy::OFF,

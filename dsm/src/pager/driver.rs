@@ -28,7 +28,7 @@ use crate::ids::{Gfn, NodeId, Shard, EXTENT_PAGES, PAGE_BYTES};
 use crate::layout::Layout;
 use crate::link::Link;
 use crate::memory::NodeMemory;
-use crate::protocol::{Access, Action, Contents, Event, Message, Micros, Node, NodeConfig};
+use crate::protocol::{Access, Action, Contents, Event, Membership, Message, Micros, Node, NodeConfig};
 use crate::uffd::{FaultBatch, Waiters};
 use crate::wire::Body;
 
@@ -118,7 +118,15 @@ impl Driver {
         let layout = Arc::new(stripes.part_of(memory.layout(), shard));
         let hot = HotPages::new(&layout);
         let ahead = (ahead == AskAhead::On).then(|| Ahead::new(&layout));
-        let node = Node::new(NodeConfig { me, nodes, layout: layout.clone(), lease, habits, preloaded });
+        let node = Node::new(NodeConfig {
+            me,
+            nodes,
+            membership: Membership::all(nodes),
+            layout: layout.clone(),
+            lease,
+            habits,
+            preloaded,
+        });
         drop_strays(&node, memory, &layout)?;
         let mut pages = GuestPages::new(memory.clone(), layout.clone(), tables)?;
         for extent in node.whole_extents() {

@@ -179,6 +179,7 @@ fn merge_counters(sum: &mut Counters, other: &Counters) {
         reads_given_to_write,
         splits,
         merges,
+        homes_taken,
         lends,
         transactions,
         queued,
@@ -199,6 +200,7 @@ fn merge_counters(sum: &mut Counters, other: &Counters) {
     *reads_given_to_write += other.reads_given_to_write;
     *splits += other.splits;
     *merges += other.merges;
+    *homes_taken += other.homes_taken;
     *lends += other.lends;
     *transactions += other.transactions;
     *queued += other.queued;

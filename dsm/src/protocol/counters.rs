@@ -35,6 +35,8 @@ pub struct Counters {
     pub splits: u64,
     /// Extents of this node's that became whole again.
     pub merges: u64,
+    /// Extents whose home this node became.
+    pub homes_taken: u64,
     /// Pages lent to devices.
     pub lends: u64,
     /// Transactions that this node's directory began.

@@ -142,6 +142,46 @@ impl Directory {
         self.extents.pages_only_at(node)
     }
 
+    /// Who has the extent.
+    pub fn extent(&self, extent: usize) -> &ExtentEntry {
+        self.extents.get(extent)
+    }
+
+    /// Whether something is being done about a page of the extent.
+    pub fn is_busy(&self, extent: usize) -> bool {
+        matches!(self.extents.get(extent), ExtentEntry::Split(split) if split.is_busy())
+    }
+
+    /// Whether `node` has asked for something and has not said that it is done.
+    pub fn awaits(&self, node: NodeId) -> bool {
+        self.asked[node.index()] > 0
+    }
+
+    /// Whether `node` has a page whose entry is here, or has asked for one.
+    pub fn concerns(&self, node: NodeId) -> bool {
+        let has = |entry: &ExtentEntry| match entry {
+            ExtentEntry::Untouched => false,
+            ExtentEntry::Whole(owner) => *owner == node,
+            ExtentEntry::Split(split) => split.entries().any(|entry| entry.holders().contains(node)),
+        };
+        self.awaits(node) || self.extents.iter().any(has)
+    }
+
+    /// Gives away what is known of an extent, in which nothing is under way.
+    pub fn take_extent(&mut self, extent: usize) -> ExtentEntry {
+        self.merging.forget(extent);
+        self.extents.take(extent)
+    }
+
+    /// Takes over what another home knows of an extent.
+    pub fn put_extent(&mut self, now: Micros, place: Place, entry: ExtentEntry) {
+        self.extents.put(place.extent, entry);
+        let calm = self.extents.pages_mut(place.extent).is_some_and(|split| split.settle(place.page, now));
+        if calm {
+            self.merging.note(place, now, &mut self.extents);
+        }
+    }
+
     /// What is being done about the page.
     pub fn transaction(&self, gfn: Gfn) -> Option<&Transaction> {
         self.transactions.get(gfn)

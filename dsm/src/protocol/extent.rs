@@ -29,6 +29,15 @@ impl Entry {
         }
     }
 
+    /// These have it, one alone or more for reading; `None` of nobody.
+    pub fn of(holders: NodeSet) -> Option<Self> {
+        match holders.len() {
+            0 => None,
+            1 => holders.first().map(Entry::Exclusive),
+            _ => Some(Entry::Shared(holders)),
+        }
+    }
+
     /// Who has the page in any way.
     pub fn holders(self) -> NodeSet {
         match self {
@@ -47,6 +56,13 @@ pub(super) enum ExtentEntry {
     Whole(NodeId),
     /// Page by page.
     Split(Box<Split>),
+}
+
+impl ExtentEntry {
+    /// A split extent all of whose pages are `owner`'s alone.
+    pub fn split_of(owner: NodeId) -> Self {
+        ExtentEntry::Split(Box::new(Split::of(owner)))
+    }
 }
 
 /// A page of a split extent.
@@ -84,6 +100,32 @@ impl Split {
         (*entry, habit)
     }
 
+    /// Who has a page.
+    pub fn entry(&self, page: usize) -> Entry {
+        self.pages[page].entry
+    }
+
+    /// Who has which page.
+    pub fn entries(&self) -> impl Iterator<Item = Entry> + '_ {
+        self.pages.iter().map(|page| page.entry)
+    }
+
+    /// The node that is the only owner of the most pages.
+    pub fn usual_owner(&self) -> NodeId {
+        let mut most = 0;
+        for node in 1..NODES_MAX {
+            if self.alone[node] > self.alone[most] {
+                most = node;
+            }
+        }
+        NodeId(most as u8)
+    }
+
+    /// Whether anything is being done about a page.
+    pub fn is_busy(&self) -> bool {
+        self.busy > 0
+    }
+
     /// A page changes hands.
     pub fn set(&mut self, page: usize, entry: Entry) {
         let before = std::mem::replace(&mut self.pages[page].entry, entry);
@@ -105,6 +147,11 @@ impl Split {
     /// one node's now.
     pub fn end(&mut self, page: usize, now: Micros) -> bool {
         self.busy -= 1;
+        self.settle(page, now)
+    }
+
+    /// Looks, at one of the pages, whether the whole extent is one node's with nothing under way, and since when that is so.
+    pub fn settle(&mut self, page: usize, now: Micros) -> bool {
         let sole = matches!(self.pages[page].entry, Entry::Exclusive(owner) if self.is_sole(owner));
         let calm = sole && self.busy == 0;
         self.calm_since = calm.then_some(now);
@@ -145,6 +192,11 @@ impl Extents {
         &self.entries[extent]
     }
 
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &ExtentEntry> {
+        self.entries.iter()
+    }
+
     /// The whole extent is `owner`'s.
     pub fn own(&mut self, extent: usize, owner: NodeId) {
         let before = std::mem::replace(&mut self.entries[extent], ExtentEntry::Whole(owner));
@@ -164,6 +216,16 @@ impl Extents {
             None => Box::new(Split::of(owner)),
         };
         self.entries[extent] = ExtentEntry::Split(table);
+    }
+
+    /// Takes out what is known of an extent that goes to another home.
+    pub fn take(&mut self, extent: usize) -> ExtentEntry {
+        std::mem::replace(&mut self.entries[extent], ExtentEntry::Untouched)
+    }
+
+    /// This is known of an extent.
+    pub fn put(&mut self, extent: usize, entry: ExtentEntry) {
+        self.entries[extent] = entry;
     }
 
     /// The pages of a split extent.
@@ -188,10 +250,6 @@ impl Extents {
 /// What only tests may see.
 #[cfg(test)]
 impl Split {
-    pub fn entry(&self, page: usize) -> Entry {
-        self.pages[page].entry
-    }
-
     pub fn habit(&self, page: usize) -> Habit {
         self.pages[page].habit
     }

@@ -74,6 +74,11 @@ impl Merging {
         }
     }
 
+    /// The extent has another home.
+    pub fn forget(&mut self, extent: usize) {
+        self.looks.retain(|look| look.place.extent != extent);
+    }
+
     /// When the next look is due.
     pub fn next_deadline(&self) -> Option<Micros> {
         self.looks.front().map(|look| look.at.max(self.resume))

@@ -16,8 +16,11 @@
 
 mod counters;
 mod directory;
+mod drain;
 mod extent;
 mod habit;
+mod handover;
+mod homes;
 pub mod lease;
 mod merge;
 pub mod node;
@@ -30,13 +33,14 @@ mod violation;
 
 pub use counters::{Counters, Holdings};
 pub use habit::{HabitPolicy, MigratoryPolicy};
+pub use homes::{Home, Membership, Term};
 pub use lease::{LeasePolicy, Pace};
 pub use merge::MergePolicy;
 pub use node::{Node, NodeConfig};
 pub use table::Rights;
 pub use violation::Violation;
 
-use crate::ids::{Extent, Gfn, NodeId, NODES_MAX};
+use crate::ids::{Extent, Gfn, NodeId, NodeSet, NODES_MAX};
 
 /// A point in time or a span, in microseconds of the driver's monotonic clock.
 pub type Micros = u64;
@@ -86,6 +90,31 @@ pub enum Event {
     },
     /// [`Node::next_deadline`](node::Node::next_deadline) has come.
     Tick,
+    /// This node, the home of the extent, is to make another node its home
+    /// ([`Node::may_hand_over`](node::Node::may_hand_over)).
+    HandOver {
+        /// The extent.
+        extent: Extent,
+        /// Its home from now on.
+        to: NodeId,
+    },
+    /// `node` is about to leave the guest, touches no page any more and has no request out: this node takes away from it
+    /// every page whose home this node is. It is done when [`Node::is_clear_of`](node::Node::is_clear_of) says so.
+    Drain {
+        /// The node.
+        node: NodeId,
+    },
+    /// `node` belongs to the guest from now on. It must not begin before all others have been told.
+    Admit {
+        /// The node.
+        node: NodeId,
+    },
+    /// `node` does not belong to the guest any more ([`Node::is_clear_of`](node::Node::is_clear_of) on every other node):
+    /// what it says from now on is refused.
+    Dismiss {
+        /// The node.
+        node: NodeId,
+    },
 }
 
 /// What the driver must do now, in the order given.
@@ -295,6 +324,64 @@ pub enum Message {
         /// The transaction.
         txn: Txn,
     },
+    /// The old home to the new one: what is known of the extent. [`Message::DirectoryEntry`]s follow, then [`Message::NewHome`].
+    Directory {
+        /// The extent's first page.
+        gfn: Gfn,
+        /// The new home's term.
+        term: Term,
+        /// Who has what.
+        state: DirectoryState,
+    },
+    /// The old home to the new one: who has a page of a split extent, where that is not the usual node alone.
+    DirectoryEntry {
+        /// The page.
+        gfn: Gfn,
+        /// One node alone, or all that may read it.
+        holders: NodeSet,
+    },
+    /// The old home to everybody: from now on ask `home`. It is behind everything that the old home has said about the extent.
+    NewHome {
+        /// The extent's first page.
+        gfn: Gfn,
+        /// The new home's term.
+        term: Term,
+        /// The new home.
+        home: NodeId,
+    },
+    /// Everybody to the old home and to the new one, which serves nobody before all have said it: I ask the new home from now on.
+    HomeKnown {
+        /// The extent's first page.
+        gfn: Gfn,
+        /// The new home's term.
+        term: Term,
+    },
+    /// The old home to R, whose request came too late: ask the new one, of which I have told you.
+    Moved {
+        /// The page.
+        gfn: Gfn,
+    },
+}
+
+/// What the directory says of an extent as a whole.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum DirectoryState {
+    /// Nobody has touched it.
+    Untouched,
+    /// One node has all of it.
+    Whole(NodeId),
+    /// Page by page; of those that have no entry of their own this node is the only owner.
+    Split(NodeId),
+}
+
+impl DirectoryState {
+    /// The node that it names.
+    pub fn node(self) -> Option<NodeId> {
+        match self {
+            DirectoryState::Untouched => None,
+            DirectoryState::Whole(node) | DirectoryState::Split(node) => Some(node),
+        }
+    }
 }
 
 impl Message {
@@ -310,7 +397,12 @@ impl Message {
             | Message::Hurry { gfn, .. }
             | Message::Grant { gfn, .. }
             | Message::Invalidated { gfn, .. }
-            | Message::Done { gfn, .. } => gfn,
+            | Message::Done { gfn, .. }
+            | Message::Directory { gfn, .. }
+            | Message::DirectoryEntry { gfn, .. }
+            | Message::NewHome { gfn, .. }
+            | Message::HomeKnown { gfn, .. }
+            | Message::Moved { gfn } => gfn,
         }
     }
 
@@ -327,6 +419,11 @@ impl Message {
             Message::Grant { .. } => "Grant",
             Message::Invalidated { .. } => "Invalidated",
             Message::Done { .. } => "Done",
+            Message::Directory { .. } => "Directory",
+            Message::DirectoryEntry { .. } => "DirectoryEntry",
+            Message::NewHome { .. } => "NewHome",
+            Message::HomeKnown { .. } => "HomeKnown",
+            Message::Moved { .. } => "Moved",
         }
     }
 

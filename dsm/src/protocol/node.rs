@@ -4,7 +4,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::directory::{Directory, Request, REQUESTS_MAX};
+use super::drain::Drain;
 use super::habit::HabitPolicy;
+use super::handover::Handovers;
+use super::homes::{Home, Homes, Membership};
 use super::lease::{LeasePolicy, Leases, Pace};
 use super::owner::Deferred;
 use super::requester::Wanted;
@@ -18,8 +21,10 @@ use crate::layout::Layout;
 pub struct NodeConfig {
     /// This node.
     pub me: NodeId,
-    /// How many nodes the guest has, 1 to [`NODES_MAX`](crate::ids::NODES_MAX).
+    /// How many nodes the guest may have, 1 to [`NODES_MAX`](crate::ids::NODES_MAX).
     pub nodes: u8,
+    /// Who belongs to the guest now.
+    pub membership: Membership,
     /// The guest's RAM; the same on all nodes.
     pub layout: Arc<Layout>,
     /// How long granted pages are kept.
@@ -36,6 +41,14 @@ pub(super) struct Outbox<'a> {
     me: NodeId,
     actions: &'a mut Vec<Action>,
     loopback: VecDeque<Message>,
+}
+
+#[cfg(test)]
+impl<'a> Outbox<'a> {
+    /// For what a test makes a node do outside an event.
+    pub fn new(me: NodeId, actions: &'a mut Vec<Action>) -> Self {
+        Outbox { me, actions, loopback: VecDeque::new() }
+    }
 }
 
 impl Outbox<'_> {
@@ -68,6 +81,11 @@ pub struct Node {
     pub(super) leases: Leases,
     /// Who has what, for the pages whose home this node is.
     pub(super) directory: Directory,
+    /// Who the nodes are, and which is the home of what.
+    pub(super) homes: Homes,
+    pub(super) handovers: Handovers,
+    /// The node whose pages are taken over.
+    pub(super) draining: Option<Drain>,
     pub(super) counters: Counters,
     /// Empty between events; kept for its memory.
     loopback: VecDeque<Message>,
@@ -77,14 +95,16 @@ impl Node {
     /// A node that holds nothing but the preloaded extents whose home it is (see [`Node::whole_extents`]).
     ///
     /// # Panics
-    /// If `me` is not below `nodes`, `nodes` is above [`NODES_MAX`](crate::ids::NODES_MAX), or the layout names a home
-    /// that is not below `nodes`: the configuration is checked where it enters.
+    /// If `me` is not below `nodes` or no member, `nodes` is above [`NODES_MAX`](crate::ids::NODES_MAX), or the layout names a
+    /// home or there is a member that is not below `nodes`: the configuration is checked where it enters.
     pub fn new(config: NodeConfig) -> Self {
-        let NodeConfig { me, nodes, layout, lease, habits, preloaded } = config;
+        let NodeConfig { me, nodes, membership, layout, lease, habits, preloaded } = config;
         assert!(me.0 < nodes, "{me} is none of {nodes} nodes");
         assert!(usize::from(nodes) <= crate::ids::NODES_MAX, "a guest of {nodes} nodes is too wide");
         let homes = layout.regions().iter().map(|region| region.home);
         homes.for_each(|home| assert!(home.0 < nodes, "the layout's {home} is none of {nodes} nodes"));
+        let members = membership.members;
+        assert!(members.contains(me) && members.is_subset_of(Membership::all(nodes).members), "{members:?}");
         let mut node = Node {
             me,
             nodes,
@@ -93,6 +113,9 @@ impl Node {
             deferred: InFlight::new(),
             leases: Leases::new(lease, me, nodes),
             directory: Directory::new(me, &layout, habits),
+            homes: Homes::new(&layout, &membership),
+            handovers: Handovers::default(),
+            draining: None,
             counters: Counters::default(),
             loopback: VecDeque::new(),
             layout,
@@ -113,7 +136,7 @@ impl Node {
             let to = end.min(region.end().0).div_ceil(EXTENT_PAGES);
             for extent in from..to {
                 let Some(index) = self.layout.extent_index(Extent(extent)) else { continue };
-                let place = Place::find(&self.layout, Extent(extent).first());
+                let place = self.homes.place(&self.layout, Extent(extent).first());
                 if pages > 0 && place.is_some_and(|place| self.pages.is_bare(place)) {
                     self.directory.preload(index);
                     self.pages.own(index, 0);
@@ -143,21 +166,32 @@ impl Node {
             Event::Tick => {
                 self.obey_due(now, out);
                 self.directory.merge_due(now, out);
+                self.handovers_due(now, out);
             }
+            Event::HandOver { extent, to } => self.hand_over(now, extent, to)?,
+            Event::Drain { node } => self.drain(node)?,
+            Event::Admit { node } => self.admit(node)?,
+            Event::Dismiss { node } => self.dismiss(node)?,
             Event::Message { from, message } => {
-                if from == self.me || from.0 >= self.nodes {
+                if from == self.me || !self.homes.members.contains(from) {
                     let (kind, gfn) = (message.kind(), message.gfn());
                     return Err(Violation::Sender { kind, gfn, from, nodes: self.nodes });
                 }
                 self.receive(now, from, message, out)?;
             }
         }
-        while let Some(message) = out.loopback.pop_front() {
-            let result = self.receive(now, self.me, message, out);
-            debug_assert!(result.is_ok(), "{} refuses its own {message:?}: {result:?}", self.me);
-            result.map_err(|violation| Violation::Internal(Box::new(violation)))?;
+        loop {
+            while let Some(message) = out.loopback.pop_front() {
+                let result = self.receive(now, self.me, message, out);
+                debug_assert!(result.is_ok(), "{} refuses its own {message:?}: {result:?}", self.me);
+                result.map_err(|violation| Violation::Internal(Box::new(violation)))?;
+            }
+            self.leave_where_calm(out);
+            self.drain_on(now, out)?;
+            if out.loopback.is_empty() {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     /// One message, from a peer or from this node itself.
@@ -172,12 +206,15 @@ impl Node {
         self.check_home(from, place, &message)?;
         match message {
             Message::Request { access, turn, held: _, .. } => {
-                self.directory.check_request(from, place)?;
-                self.leases.heard(turn);
-                let request = Request { node: from, access, turn };
-                self.directory.request(request, place, out, &mut self.counters);
-                Ok(())
+                self.requested(now, place, Request { node: from, access, turn }, out)
             }
+            Message::Directory { .. } => self.directory_came(from, place, message),
+            Message::DirectoryEntry { holders, .. } => self.directory_entry_came(from, place, holders),
+            Message::NewHome { term, home, .. } => {
+                self.new_home(now, from, place, Home { node: home, term }, out)
+            }
+            Message::HomeKnown { term, .. } => self.home_known(now, from, place, term, out),
+            Message::Moved { .. } => self.moved(now, from, place, out),
             Message::Done { txn, .. } => self.done(now, from, place, txn, out),
             Message::GrantExtent { .. } => self.extent_granted(now, from, place, out),
             Message::Merge { .. } => self.merged(now, from, place, out),
@@ -194,14 +231,39 @@ impl Node {
         }
     }
 
+    /// Somebody asks for a page.
+    fn requested(
+        &mut self,
+        now: Micros,
+        place: Place,
+        request: Request,
+        out: &mut Outbox<'_>,
+    ) -> Result<(), Violation> {
+        let Place { gfn, home, .. } = place;
+        self.directory.check_request(request.node, place)?;
+        if self.park_request(place, request, out)? {
+            self.leases.heard(request.turn);
+            return Ok(());
+        }
+        if home != self.me && request.node == self.me {
+            // It went out in the step in which the home changed.
+            self.ask_again(now, place, out);
+            return Ok(());
+        }
+        if home != self.me {
+            return Err(Violation::NotHome { kind: "Request", gfn, from: request.node, home });
+        }
+        self.leases.heard(request.turn);
+        self.directory.request(request, place, out, &mut self.counters);
+        Ok(())
+    }
+
     /// Whether the page's home is at the right end of the message.
     fn check_home(&self, from: NodeId, place: Place, message: &Message) -> Result<(), Violation> {
         let Place { gfn, home, .. } = place;
         let kind = message.kind();
         match message {
-            Message::Request { .. } | Message::Done { .. } if home != self.me => {
-                Err(Violation::NotHome { kind, gfn, from, home })
-            }
+            Message::Done { .. } if home != self.me => Err(Violation::NotHome { kind, gfn, from, home }),
             Message::GrantExtent { .. }
             | Message::Merge { .. }
             | Message::AlreadyYours { .. }
@@ -209,6 +271,9 @@ impl Node {
             | Message::Invalidate { .. }
             | Message::Hurry { .. }
             | Message::Grant { page: false, .. }
+            | Message::Directory { .. }
+            | Message::DirectoryEntry { .. }
+            | Message::NewHome { .. }
                 if home != from =>
             {
                 Err(Violation::NotFromHome { kind, gfn, from, home })
@@ -239,11 +304,11 @@ impl Node {
         Ok(())
     }
 
-    /// When [`Event::Tick`] is due: the earliest time at which a deferred recall may be obeyed, or an extent may become
-    /// whole again. `None`: nothing waits for time. It changes with every event; a time in the past means at once.
+    /// When [`Event::Tick`] is due: the earliest time at which a deferred recall may be obeyed, an extent may become
+    /// whole again, or a change of home must wait no longer. `None`: nothing waits for time. It changes with every event; a time in the past means at once.
     pub fn next_deadline(&self) -> Option<Micros> {
         let orders = self.deferred.iter().filter_map(|deferred| self.obeys_at(deferred));
-        orders.chain(self.directory.next_deadline()).min()
+        orders.chain(self.directory.next_deadline()).chain(self.next_handover()).min()
     }
 
     /// What this core is about, for others that share the node's memory with it.
@@ -288,8 +353,7 @@ impl Node {
     /// The extents that are this node's as a whole, so that the driver need not track them. At the start these are the
     /// preloaded ones, for which there is no [`Action::OwnExtent`].
     pub fn whole_extents(&self) -> impl Iterator<Item = Extent> + '_ {
-        let first = |extent: usize| self.layout.gfn_at(extent * EXTENT_PAGES as usize);
-        self.pages.whole().filter_map(move |extent| first(extent).map(Gfn::extent))
+        self.pages.whole().filter_map(|extent| self.extent_at(extent))
     }
 
     /// Requests of this node's that are not fulfilled yet.
@@ -298,7 +362,12 @@ impl Node {
     }
 
     pub(super) fn place(&self, gfn: Gfn) -> Result<Place, Violation> {
-        Place::find(&self.layout, gfn).ok_or(Violation::NotRam { gfn })
+        self.homes.place(&self.layout, gfn).ok_or(Violation::NotRam { gfn })
+    }
+
+    /// The extent at a dense index.
+    pub(super) fn extent_at(&self, index: usize) -> Option<Extent> {
+        self.layout.gfn_at(index * EXTENT_PAGES as usize).map(Gfn::extent)
     }
 
     /// Whether one more request may go out.

@@ -1,5 +1,6 @@
 //! The node as requester: faults and borrows, and what comes for them.
 
+use super::homes::{Home, Term};
 use super::node::{Node, Outbox};
 use super::table::{ForPage, PageTable, Place, Rights};
 use super::{Access, Action, Contents, Counters, Message, Micros, Txn, Violation};
@@ -31,6 +32,8 @@ struct Borrows {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Wanted {
     place: Place,
+    /// Which of the page's homes was asked.
+    term: Term,
     /// What the home was asked for.
     asked: Access,
     /// A write joined while a read was asked for: ask for that next.
@@ -53,7 +56,8 @@ impl ForPage for Wanted {
 impl Wanted {
     fn new(place: Place, asked: Access) -> Self {
         let (borrows, acks) = (Borrows::default(), NodeSet::EMPTY);
-        Wanted { place, asked, then_write: false, borrows, txn: None, acks_needed: None, acks }
+        let term = Term::default();
+        Wanted { place, term, asked, then_write: false, borrows, txn: None, acks_needed: None, acks }
     }
 
     fn join(&mut self, access: Access, claim: Claim) {
@@ -63,6 +67,16 @@ impl Wanted {
             (Claim::Device, Access::Read) => self.borrows.read += 1,
             (Claim::Device, Access::Write) => self.borrows.write += 1,
         }
+    }
+
+    /// The page.
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
+    /// The home that was asked.
+    pub fn asked_of(&self) -> Home {
+        Home { node: self.place.home, term: self.term }
     }
 
     /// Whether this node's transaction is the one under way, so that nobody else's can be.
@@ -150,7 +164,7 @@ impl Node {
     }
 
     /// Joins the request that is out for the page, or sends one.
-    fn want(
+    pub(super) fn want(
         &mut self,
         now: Micros,
         place: Place,
@@ -171,8 +185,9 @@ impl Node {
     }
 
     /// Sends a request.
-    fn ask(&mut self, now: Micros, wanted: Wanted, out: &mut Outbox<'_>) {
+    fn ask(&mut self, now: Micros, mut wanted: Wanted, out: &mut Outbox<'_>) {
         let Wanted { place, asked, .. } = wanted;
+        wanted.term = self.homes.get(place.extent).term;
         let page = self.pages.page(place);
         if page.rights == Rights::None {
             let mut history = page.history;
@@ -187,6 +202,17 @@ impl Node {
         self.wanted.put(wanted);
         let held = page.rights == Rights::Read;
         out.send(place.home, Message::Request { gfn: place.gfn, access: asked, held, turn });
+    }
+
+    /// Asks the page's new home for what the old one was asked for.
+    pub(super) fn ask_again(&mut self, now: Micros, place: Place, out: &mut Outbox<'_>) {
+        let turn = self.leases.turn(now, true);
+        let held = self.pages.rights(place) == Rights::Read;
+        let term = self.homes.get(place.extent).term;
+        let Some(wanted) = self.wanted.get_mut(place.gfn) else { return };
+        (wanted.place, wanted.term) = (place, term);
+        let access = wanted.asked;
+        out.send(place.home, Message::Request { gfn: place.gfn, access, held, turn });
     }
 
     /// The home gives us the whole extent of a page that we asked for.

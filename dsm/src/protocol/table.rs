@@ -49,22 +49,12 @@ impl From<Access> for Rights {
 pub(super) struct Place {
     /// The frame.
     pub gfn: Gfn,
-    /// The node that keeps its directory entry.
+    /// The node that keeps its directory entry; where the place has been kept for a while, the one that did then.
     pub home: NodeId,
     /// Dense index of its extent.
     pub extent: usize,
     /// Its place in the extent.
     pub page: usize,
-}
-
-impl Place {
-    /// Where `gfn` is, or `None` if no RAM is there.
-    pub fn find(layout: &Layout, gfn: Gfn) -> Option<Self> {
-        let home = layout.home(gfn)?;
-        let index = layout.index(gfn)?;
-        let extent_pages = EXTENT_PAGES as usize;
-        Some(Place { gfn, home, extent: index / extent_pages, page: index % extent_pages })
-    }
 }
 
 /// This node's share in one page.

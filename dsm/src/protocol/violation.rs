@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use super::table::Rights;
-use super::Txn;
+use super::{Term, Txn};
 use crate::ids::{Gfn, NodeId};
 
 /// An event that the protocol does not allow. The node's state is as before the event; the guest cannot go
@@ -132,6 +132,35 @@ pub enum Violation {
         /// What would have been right.
         expected: &'static str,
     },
+    /// A message about an extent's home is not of the term that comes next.
+    #[error("{from} sent a {kind} for {gfn} of {seen:?}, expected the one after {known:?}")]
+    WrongTerm {
+        /// What was sent.
+        kind: &'static str,
+        /// About which page.
+        gfn: Gfn,
+        /// The sender.
+        from: NodeId,
+        /// The term that it names.
+        seen: Term,
+        /// The present home's.
+        known: Term,
+    },
+    /// The extent cannot get another home now, or not this one
+    /// ([`Node::may_hand_over`](super::Node::may_hand_over)).
+    #[error("{gfn} and its extent cannot be handed over to {to} now")]
+    NotHandedOver {
+        /// The extent's first page.
+        gfn: Gfn,
+        /// Who was to be the home.
+        to: NodeId,
+    },
+    /// This node cannot be admitted, drained or dismissed.
+    #[error("{node} is this node or none of the guest's, or still has a part in something")]
+    Member {
+        /// The node.
+        node: NodeId,
+    },
     /// The driver returned a page that was not lent.
     #[error("{gfn} was returned, but it is not lent")]
     NotLent {
@@ -150,4 +179,11 @@ pub enum Violation {
     /// violation after which the state may have changed.
     #[error("the protocol core contradicts itself: {0}")]
     Internal(Box<Violation>),
+}
+
+impl Violation {
+    /// [`Violation::Unexpected`].
+    pub(super) fn unexpected(kind: &'static str, gfn: Gfn, from: NodeId, expected: &'static str) -> Self {
+        Violation::Unexpected { kind, gfn, from, expected }
+    }
 }

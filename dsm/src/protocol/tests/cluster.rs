@@ -8,10 +8,12 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::host::{Effects, Host, Packet, Pages};
+use super::membership::Part;
 use crate::ids::{Extent, Gfn, NodeId, EXTENT_PAGES};
 use crate::layout::{Layout, Region};
 use crate::protocol::{
-    Access, Action, Counters, Event, HabitPolicy, LeasePolicy, Micros, Node, NodeConfig, Rights,
+    Access, Action, Counters, Event, HabitPolicy, Home, LeasePolicy, Membership, Micros, Node, NodeConfig,
+    Rights,
 };
 
 /// A layout of one region for each extent, with the given homes.
@@ -35,18 +37,29 @@ pub struct Shape {
     pub lease: LeasePolicy,
     pub habits: HabitPolicy,
     pub preloaded: Vec<(Gfn, u64)>,
+    /// So many nodes, the last ones, join later.
+    pub late: u8,
 }
 
 impl Shape {
     pub fn new(nodes: u8, homes: &[u8], pages_each: usize) -> Self {
         let (homes, lease, habits) = (homes.to_vec(), NO_LEASE, HabitPolicy::OFF);
-        Shape { nodes, homes, pages_each, lease, habits, preloaded: vec![] }
+        Shape { nodes, homes, pages_each, lease, habits, preloaded: vec![], late: 0 }
     }
 
     pub fn node(&self, me: u8) -> Node {
+        let mut membership = Membership::all(self.nodes - self.late);
+        // Of no use before it is started, but it must be something.
+        membership.members.insert(NodeId(me));
+        self.node_of(me, membership)
+    }
+
+    /// A node that joins.
+    pub fn node_of(&self, me: u8, membership: Membership) -> Node {
         Node::new(NodeConfig {
             me: NodeId(me),
             nodes: self.nodes,
+            membership,
             layout: layout(&self.homes),
             lease: self.lease,
             habits: self.habits,
@@ -101,8 +114,10 @@ pub fn handle(
 }
 
 pub struct Cluster {
+    pub shape: Shape,
     pub pages: Pages,
     pub nodes: Vec<Node>,
+    pub parts: Vec<Part>,
     pub hosts: Vec<Host>,
     /// From i to j at `i * nodes + j`.
     pub links: Vec<VecDeque<Packet>>,
@@ -123,7 +138,9 @@ impl Cluster {
         let pages = shape.pages();
         let latest = vec![0; pages.len()];
         let stopped = vec![false; nodes.len()];
-        Cluster { pages, nodes, hosts, links, latest, stopped, mutant: None, actions: Vec::new() }
+        let (parts, actions) = (shape.parts(), Vec::new());
+        let shape = shape.clone();
+        Cluster { shape, pages, nodes, parts, hosts, links, latest, stopped, mutant: None, actions }
     }
 
     pub fn link(&self, from: usize, to: usize) -> usize {
@@ -159,7 +176,8 @@ impl Cluster {
     /// Delivers the first message of a link, if any; a silent node takes nothing in.
     pub fn deliver(&mut self, now: Micros, from: usize, to: usize) -> Result<Option<Effects>, String> {
         let link = self.link(from, to);
-        let Some(packet) = self.links[link].pop_front().filter(|_| !self.stopped[to]) else {
+        let listens = !self.stopped[to] && self.parts[to].listens();
+        let Some(packet) = self.links[link].pop_front().filter(|_| listens) else {
             return Ok(None);
         };
         let event = Event::Message { from: NodeId(from as u8), message: packet.message };
@@ -209,12 +227,18 @@ impl Cluster {
         Ok(())
     }
 
+    /// The nodes that take part.
+    fn members(&self) -> impl Iterator<Item = &Node> + Clone {
+        let parts = self.parts.iter();
+        self.nodes.iter().zip(parts).filter(|(_, part)| part.listens()).map(|(node, _)| node)
+    }
+
     /// Nothing is under way any more, and what the nodes believe is what the guests may do.
     pub fn check_quiet(&self) -> Result<(), String> {
         if let Some(link) = self.links.iter().position(|link| !link.is_empty()) {
             return Err(format!("link {link} is not empty"));
         }
-        for (at, node) in self.nodes.iter().enumerate() {
+        for (at, node) in self.nodes.iter().enumerate().filter(|(at, _)| self.parts[*at].listens()) {
             node.check_idle().map_err(|why| format!("node {at}: {why}"))?;
         }
         for index in 0..self.pages.len() {
@@ -228,13 +252,23 @@ impl Cluster {
                     ));
                 }
             }
-            let home = self.nodes.iter().find(|node| node.is_home(gfn));
-            home.map_or(Ok(()), |home| check_whole(&self.nodes, home, gfn))?;
+            let home = self.members().find(|node| node.is_home(gfn));
+            let homes = || self.members().map(|node| node.home_of(gfn));
+            if homes().any(|known| known != homes().next().flatten()) {
+                return Err(format!(
+                    "{gfn}: its home is {:?}, as each node knows",
+                    homes().collect::<Vec<_>>()
+                ));
+            }
+            home.map_or(Ok(()), |home| check_whole(self.members(), home, gfn))?;
             let held = |at: NodeId| self.nodes[at.index()].rights(gfn);
             let all = (0..self.nodes.len() as u8).map(NodeId);
             let holders: Vec<(NodeId, Rights)> =
                 all.map(|at| (at, held(at))).filter(|(_, rights)| *rights != Rights::None).collect();
             let recorded = home.map(|home| home.recorded(gfn)).unwrap_or_default();
+            if self.latest[index] > 0 && holders.is_empty() {
+                return Err(format!("{gfn}: nobody has it any more"));
+            }
             if recorded != holders {
                 return Err(format!("{gfn}: the directory says {recorded:?}, the nodes {holders:?}"));
             }
@@ -289,6 +323,9 @@ impl Node {
         let (wanted, deferred) = (self.wanted.len(), self.deferred.len());
         let transactions = self.directory.transactions().len();
         self.directory.check_counts()?;
+        if !self.handovers.is_empty() || self.draining.is_some() {
+            return Err(format!("{:?} and {:?} are left", self.handovers, self.draining));
+        }
         match wanted + deferred + transactions {
             0 if self.directory.counts_requests() > 0 => Err("finished requests still count".to_owned()),
             0 => Ok(()),
@@ -298,7 +335,12 @@ impl Node {
 
     /// Whether this node keeps the page's entry.
     pub fn is_home(&self, gfn: Gfn) -> bool {
-        self.place(gfn).is_ok_and(|place| place.home == self.me)
+        self.home_of(gfn).is_some_and(|home| home.node == self.me)
+    }
+
+    /// The page's home, as this node knows.
+    pub fn home_of(&self, gfn: Gfn) -> Option<Home> {
+        self.place(gfn).ok().map(|place| self.homes.get(place.extent))
     }
 
     /// Who has the page's extent as a whole, as this home's directory says.
@@ -332,6 +374,7 @@ impl Node {
         self.counters = Counters::default();
         self.pages.forget_times();
         self.leases.fulfilled(0);
+        self.handovers.forget_times();
         self.directory.reuse_numbers();
         self.directory.forget_past();
     }
@@ -340,6 +383,7 @@ impl Node {
     pub fn digest(&self, gfns: impl Iterator<Item = Gfn>) -> u64 {
         let mut hasher = DefaultHasher::new();
         (&self.wanted, &self.deferred, &self.leases, self.directory.transactions()).hash(&mut hasher);
+        (&self.homes, &self.handovers, self.draining).hash(&mut hasher);
         for gfn in gfns {
             let place = self.place(gfn).expect("in RAM");
             (self.pages.page(place), self.pages.is_whole(place)).hash(&mut hasher);

@@ -40,7 +40,7 @@ impl Bench {
     }
 
     fn give_back(&mut self, at: usize, gfn: Gfn, access: Access) -> Vec<Action> {
-        let index = self.cluster.pages.index(gfn);
+        let index = self.cluster.pages.index(gfn).expect("a page of the test's");
         let mapping = &mut self.cluster.hosts[at].mappings[index];
         match access {
             Read => mapping.lent_read -= 1,

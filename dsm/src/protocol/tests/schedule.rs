@@ -3,6 +3,7 @@
 
 use super::cluster::{Cluster, Mutant, Shape};
 use super::host::Effects;
+use super::membership::{Change, Part};
 use crate::protocol::{Access, Event, Message, Micros};
 
 /// Rounds of deliveries and deadlines after a schedule's last step; more than that and it does not come to rest.
@@ -23,6 +24,8 @@ pub enum Move {
     Return { node: usize, page: usize, access: Access },
     /// A node looks at the time.
     Tick { node: usize },
+    /// Homes and members change.
+    Change(Change),
     /// A node falls silent for good.
     Stop { node: usize },
     /// The last message that a silent node sent on a link is lost with it.
@@ -56,6 +59,7 @@ impl std::fmt::Display for Taken {
             (Move::Return { node, page, access }, _) => {
                 write!(f, "node {node} returns page {page}: {access:?}")
             }
+            (Move::Change(change), _) => write!(f, "{change:?}"),
             (Move::Tick { node }, _) => write!(f, "node {node} looks at the time"),
             (Move::Stop { node }, _) => write!(f, "node {node} falls silent"),
             (Move::Lose { from, to }, _) => write!(f, "{from} -> {to}: the last message is lost"),
@@ -66,14 +70,14 @@ impl std::fmt::Display for Taken {
 impl Cluster {
     /// Whether a step means anything now; a schedule with steps left out skips what has lost its meaning.
     pub fn is_possible(&self, step: Move) -> bool {
-        let lives = |node: usize| !self.stopped[node];
+        let lives = |node: usize| !self.stopped[node] && self.parts[node].listens();
+        let works = |node: usize| !self.stopped[node] && self.parts[node] == Part::Member;
         let allows = |node: usize, page: usize, access| self.hosts[node].mappings[page].allows(access);
         match step {
-            Move::Fault { node, .. }
-            | Move::Borrow { node, .. }
-            | Move::Tick { node }
-            | Move::Stop { node } => lives(node),
-            Move::Access { node, page, access } => lives(node) && allows(node, page, access),
+            Move::Change(change) => self.may_change(change),
+            Move::Fault { node, .. } | Move::Borrow { node, .. } => works(node),
+            Move::Tick { node } | Move::Stop { node } => lives(node),
+            Move::Access { node, page, access } => works(node) && allows(node, page, access),
             Move::Return { node, page, access } => lives(node) && self.hosts[node].lent(page, access) > 0,
             Move::Deliver { from, to } => !self.links[self.link(from, to)].is_empty(),
             Move::Lose { from, to } => !lives(from) && !self.links[self.link(from, to)].is_empty(),
@@ -104,6 +108,7 @@ impl Cluster {
                 self.step(now, node, Event::Return { gfn: gfn(page) }, None)
             }
             Move::Tick { node } => self.step(now, node, Event::Tick, None),
+            Move::Change(change) => self.change(now, change),
             Move::Stop { node } => {
                 self.stopped[node] = true;
                 Ok(Effects::default())
@@ -201,6 +206,7 @@ impl Move {
     /// Where it happens.
     pub fn node(self) -> usize {
         match self {
+            Move::Change(change) => change.node(),
             Move::Fault { node, .. }
             | Move::Access { node, .. }
             | Move::Borrow { node, .. }
@@ -220,7 +226,7 @@ impl Cluster {
         let links = (0..count).flat_map(|from| (0..count).map(move |to| Move::Deliver { from, to }));
         let mut steps: Vec<(Micros, Move)> =
             links.filter(|&step| self.is_possible(step)).map(|step| (now, step)).collect();
-        for node in (0..count).filter(|&node| !self.stopped[node]) {
+        for node in (0..count).filter(|&node| !self.stopped[node] && self.parts[node].listens()) {
             for page in 0..self.pages.len() {
                 for access in [Access::Read, Access::Write] {
                     let lent = usize::from(self.hosts[node].lent(page, access));

@@ -43,6 +43,9 @@ struct Told {
     operations: u64,
     faults: u64,
     crashes: u64,
+    handovers: u64,
+    joined: u64,
+    left: u64,
     simulated_s: f64,
     longest_us: u64,
     seconds: f64,
@@ -83,6 +86,7 @@ fn soak(wanted: &Wanted) -> Told {
         }
         told.runs += 1;
         let Report { ops, faults, crashes, simulated_us, longest_us, .. } = total;
+        (told.handovers, told.joined, told.left) = (total.handovers, total.joined, total.left);
         (told.operations, told.faults, told.crashes) = (ops, faults, crashes);
         (told.simulated_s, told.longest_us) = (simulated_us as f64 / 1e6, longest_us);
         told.seconds = started.elapsed().as_secs_f64();

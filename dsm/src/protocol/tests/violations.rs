@@ -1,9 +1,12 @@
 //! What a peer may not do: each is refused with the reason, and leaves the node as it was.
 
 use super::cluster::{Cluster, Shape};
+use super::membership::Change;
 use super::random::Random;
-use crate::ids::{Gfn, NodeId};
-use crate::protocol::{Access, Action, Event, MergePolicy, Message, Node, Rights, Turn, Txn, Violation};
+use crate::ids::{Extent, Gfn, NodeId, NodeSet};
+use crate::protocol::{
+    Access, Action, DirectoryState, Event, MergePolicy, Message, Node, Rights, Term, Turn, Txn, Violation,
+};
 
 use Access::{Read, Write};
 
@@ -278,6 +281,79 @@ fn an_extent_is_not_merged_where_a_page_is_missing_or_to_be_given_up() {
 }
 
 #[test]
+fn a_home_that_is_not_the_next_or_not_complete_is_refused() {
+    let cluster = owned_by(3, 1);
+    let new_home = |term, home| Message::NewHome { gfn: PAGE, term: Term(term), home: NodeId(home) };
+    let directory = |term, state| Message::Directory { gfn: PAGE, term: Term(term), state };
+    let known = |term| Message::HomeKnown { gfn: PAGE, term: Term(term) };
+    for message in [new_home(0, 2), new_home(2, 2), directory(0, DirectoryState::Untouched), known(5)] {
+        let violation = refuse(&cluster, 1, 0, message);
+        assert!(matches!(violation, Violation::WrongTerm { known: Term(0), .. }), "{violation}");
+    }
+    is_unexpected(&refuse(&cluster, 1, 0, new_home(1, 0)), "another member");
+    is_unexpected(&refuse(&cluster, 1, 0, new_home(1, 7)), "another member");
+    is_unexpected(&refuse(&cluster, 2, 0, new_home(1, 2)), "behind a Directory");
+    is_unexpected(&refuse(&cluster, 2, 0, directory(1, DirectoryState::Whole(NodeId(9)))), "about members");
+    let entry = Message::DirectoryEntry { gfn: PAGE, holders: NodeSet::only(NodeId(1)) };
+    is_unexpected(&refuse(&cluster, 2, 0, entry), "behind the Directory");
+    for message in [new_home(1, 2), directory(1, DirectoryState::Untouched), entry] {
+        let violation = refuse(&cluster, 1, 2, message);
+        assert!(matches!(violation, Violation::NotFromHome { home: NodeId(0), .. }), "{violation}");
+    }
+    let from_home = |message| Event::Message { from: NodeId(0), message };
+    let mut told = cluster.nodes[1].clone();
+    told.handle(0, from_home(directory(1, DirectoryState::Untouched)), &mut vec![]).expect("allowed");
+    is_unexpected(&refuse_event(&told, from_home(new_home(1, 1))), "true of this node");
+    is_unexpected(&refuse_event(&told, from_home(new_home(1, 2))), "which got the Directory");
+    is_unexpected(&refuse_event(&told, from_home(directory(1, DirectoryState::Untouched))), "one for each");
+}
+
+#[test]
+fn who_knows_a_home_that_there_is_not_is_refused() {
+    let cluster = owned_by(3, 1);
+    let known = Message::HomeKnown { gfn: PAGE, term: Term(1) };
+    is_unexpected(&refuse(&cluster, 0, 2, known), "has handed the extent over");
+    // Node 1 could be the next home, until it hears that another is.
+    let mut told = cluster.nodes[1].clone();
+    told.handle(0, Event::Message { from: NodeId(2), message: known }, &mut vec![]).expect("allowed");
+    let new_home = Message::NewHome { gfn: PAGE, term: Term(1), home: NodeId(2) };
+    let event = Event::Message { from: NodeId(0), message: new_home };
+    is_unexpected(&refuse_event(&told, event), "of which others know");
+}
+
+#[test]
+fn a_request_is_sent_back_only_by_the_home_that_was_asked() {
+    let mut cluster = owned_by(3, 1);
+    let moved = Message::Moved { gfn: PAGE };
+    assert!(matches!(refuse(&cluster, 2, 0, moved), Violation::Unasked { .. }));
+    ask(&mut cluster, 2, Read);
+    is_unexpected(&refuse(&cluster, 2, 1, moved), "old home");
+    // It has not said who is the home now: the two would ask and answer for ever.
+    is_unexpected(&refuse(&cluster, 2, 0, moved), "old home");
+}
+
+#[test]
+fn homes_and_members_change_only_as_far_as_they_can() {
+    let cluster = owned_by(3, 1);
+    let extent = Extent(0);
+    for (at, to) in [(1, 2), (0, 0), (0, 9)] {
+        let event = Event::HandOver { extent, to: NodeId(to) };
+        let violation = refuse_event(&cluster.nodes[at], event);
+        assert!(matches!(violation, Violation::NotHandedOver { .. }), "{violation}");
+    }
+    for event in [
+        Event::Dismiss { node: NodeId(1) },
+        Event::Dismiss { node: NodeId(0) },
+        Event::Drain { node: NodeId(0) },
+        Event::Drain { node: NodeId(5) },
+        Event::Admit { node: NodeId(3) },
+    ] {
+        let violation = refuse_event(&cluster.nodes[0], event);
+        assert!(matches!(violation, Violation::Member { .. }), "{violation}");
+    }
+}
+
+#[test]
 fn what_was_not_lent_cannot_be_returned() {
     let cluster = owned_by(2, 0);
     let give_back = Event::Return { gfn: PAGE };
@@ -315,8 +391,18 @@ fn some_message(random: &mut Random, cluster: &Cluster, at: usize) -> Message {
     let acks = random.between(0, 3) as u8;
     let turn = Turn(random.next() as u32);
     let flag = random.percent(50);
-    match random.between(0, 9) {
+    let (first, term) = (gfn.extent().first(), Term(random.between(0, 2) as u32));
+    match random.between(0, 14) {
         9 => Message::Merge { gfn, txn },
+        10 => {
+            let whole = DirectoryState::Whole(requester);
+            let state = random.pick(&[DirectoryState::Untouched, whole, DirectoryState::Split(requester)]);
+            Message::Directory { gfn: first, term, state }
+        }
+        11 => Message::DirectoryEntry { gfn, holders: NodeSet::from_bits(random.between(0, 31) as u32) },
+        12 => Message::NewHome { gfn: first, term, home: requester },
+        13 => Message::HomeKnown { gfn: first, term },
+        14 => Message::Moved { gfn },
         0 => Message::Request { gfn, access, held: flag, turn },
         1 => Message::GrantExtent { gfn, txn },
         2 => Message::AlreadyYours { gfn },
@@ -343,8 +429,12 @@ fn some_cluster(random: &mut Random) -> Cluster {
         let at = random.next() as usize % 4;
         let gfn = cluster.pages.gfn(random.next() as usize % cluster.pages.len());
         let access = random.pick(&[Read, Write]);
+        let hand_over = Change::HandOver { node: at, extent: gfn.extent(), to: (at + 1) % 4 };
         match random.between(0, 9) {
             0..=2 => cluster.step(now * 20, at, Event::Fault { gfn, access }, None).map(drop),
+            4 if random.percent(10) && cluster.may_change(hand_over) => {
+                cluster.change(now * 20, hand_over).map(drop)
+            }
             3 => cluster.step(now * 20, at, Event::Tick, None).map(drop),
             _ => cluster.deliver(now * 20, at, random.next() as usize % 4).map(drop),
         }
@@ -368,6 +458,9 @@ fn whatever_a_peer_says_no_node_panics_contradicts_itself_or_changes_by_what_it_
                 1 => Event::Borrow { gfn, access: random.pick(&[Read, Write]) },
                 2 => Event::Return { gfn },
                 3 => Event::Tick,
+                4 => Event::HandOver { extent: gfn.extent(), to: NodeId(random.between(0, 4) as u8) },
+                5 if random.percent(20) => Event::Drain { node: NodeId(random.between(0, 4) as u8) },
+                5 if random.percent(20) => Event::Dismiss { node: NodeId(random.between(0, 4) as u8) },
                 _ => {
                     let from = NodeId(random.between(0, 4) as u8);
                     Event::Message { from, message: some_message(&mut random, &cluster, at) }

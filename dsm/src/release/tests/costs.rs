@@ -104,6 +104,7 @@ impl Strict {
         let config = protocol::NodeConfig {
             me: NodeId(0),
             nodes,
+            membership: protocol::Membership::all(nodes),
             layout: Layout::new(vec![region]).expect("whole extents").into(),
             lease: LeasePolicy { base_us: 0, max_us: 0 },
             habits: protocol::HabitPolicy::OFF,

@@ -2,9 +2,9 @@
 
 use super::input::Input;
 use super::world::{World, LIAR, NODES};
-use crate::ids::{Gfn, NodeId, EXTENT_PAGES};
+use crate::ids::{Gfn, NodeId, NodeSet, EXTENT_PAGES};
 use crate::protocol::tests::host::{Packet, Pages};
-use crate::protocol::{Access, Message, Turn, Txn};
+use crate::protocol::{Access, DirectoryState, Message, Term, Turn, Txn};
 use crate::wire::{self, Body, WireError, FRAME_BYTES};
 
 /// Bytes of a page that nobody ever wrote.
@@ -47,7 +47,12 @@ fn about(mut message: Message, pages: Pages) -> Message {
         | Message::Hurry { gfn, .. }
         | Message::Grant { gfn, .. }
         | Message::Invalidated { gfn, .. }
-        | Message::Done { gfn, .. } => {
+        | Message::Done { gfn, .. }
+        | Message::Directory { gfn, .. }
+        | Message::DirectoryEntry { gfn, .. }
+        | Message::NewHome { gfn, .. }
+        | Message::HomeKnown { gfn, .. }
+        | Message::Moved { gfn } => {
             if gfn.extent().0 < pages.extents as u64 {
                 *gfn = Gfn(gfn.0 - gfn.0 % EXTENT_PAGES + gfn.0 % EXTENT_PAGES % pages.each as u64);
             }
@@ -129,7 +134,7 @@ fn made_up(world: &World, input: &mut Input<'_>) -> Message {
     let access = World::some_access(input);
     let requester = NodeId(input.below(NODES + 1) as u8);
     let (turn, acks, flag) = (Turn(u32::from(input.byte()) << 2), input.below(NODES) as u8, input.flag());
-    match input.below(10) {
+    match input.below(16) {
         0 => Message::Request { gfn, access, held: flag, turn },
         1 => Message::GrantExtent { gfn, txn },
         2 => Message::AlreadyYours { gfn },
@@ -144,6 +149,29 @@ fn made_up(world: &World, input: &mut Input<'_>) -> Message {
             Message::Grant { gfn, txn, rights, page, acks }
         }
         8 => Message::Invalidated { gfn, txn },
-        _ => Message::Done { gfn, txn },
+        9 | 10 => Message::Done { gfn, txn },
+        _ => about_homes(world, gfn, requester, input),
+    }
+}
+
+/// A message about the home of the page's extent, of a term that fits more often than not.
+fn about_homes(world: &World, gfn: Gfn, node: NodeId, input: &mut Input<'_>) -> Message {
+    let first = gfn.extent().first();
+    let known = world.nodes[input.below(NODES)].home_of(gfn).map_or(Term::default(), |home| home.term);
+    let term = match input.below(4) {
+        0 => Term(u32::from(input.byte())),
+        1 => known,
+        _ => known.next(),
+    };
+    match input.below(6) {
+        0 => {
+            let states =
+                [DirectoryState::Untouched, DirectoryState::Whole(node), DirectoryState::Split(node)];
+            Message::Directory { gfn: first, term, state: states[input.below(states.len())] }
+        }
+        1 => Message::DirectoryEntry { gfn, holders: NodeSet::from_bits(u32::from(input.byte())) },
+        2 => Message::NewHome { gfn: first, term, home: node },
+        3 => Message::Moved { gfn },
+        _ => Message::HomeKnown { gfn: first, term },
     }
 }

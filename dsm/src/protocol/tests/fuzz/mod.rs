@@ -1,7 +1,7 @@
 //! One peer that says anything, and honest nodes that must neither panic nor believe what cannot be true.
 //!
 //! An input is a string of bytes that is read as a story: what the guests of all nodes do, which link delivers next, when
-//! time passes, and what the liar does ([`liar`]). After every step:
+//! time passes, which home hands an extent over, and what the liar does ([`liar`]). After every step:
 //! - no node panics or contradicts itself;
 //! - whatever is refused has changed nothing, and the refusal names the page and the liar;
 //! - what cannot be true, by the state of all honest nodes, is refused ([`oracle`]): an unknown page, an answer to no question,
@@ -85,6 +85,10 @@ fn step(world: &mut World, input: &mut Input<'_>) -> Result<(), String> {
             let (at, index) = (input.below(LIAR.index()), input.below(world.pages.len()));
             let access = input.flag().then(|| World::some_access(input));
             world.device(at, index, access)
+        }
+        12 => {
+            let (extent, to) = (input.below(NODES), input.below(NODES));
+            world.hand_over(extent, to)
         }
         _ => {
             liar::lie(world, input);
@@ -179,6 +183,7 @@ fn the_corpus_knows_every_refusal_that_a_peer_can_cause() {
         "Transaction",
         "Unasked",
         "Unexpected",
+        "WrongTerm",
     ];
     assert_eq!(seen.iter().map(String::as_str).collect::<Vec<_>>(), all);
 }

@@ -21,22 +21,37 @@ pub enum Judgement {
 /// Judges a message of the liar's to node `to`.
 pub fn judge(nodes: &[Node], to: usize, message: &Message) -> Judgement {
     let (gfn, me) = (message.gfn(), NodeId(to as u8));
-    let Some(home) = nodes.iter().position(|node| node.is_home(gfn)) else { return Judgement::Impossible };
     let node = &nodes[to];
-    // What is under way for the page, as its home knows it.
-    let under_way = nodes[home].directory.transaction(gfn);
-    let by_the_home = home == LIAR.index();
+    // While the home changes, not all know the same.
+    let Some(known) = node.home_of(gfn) else { return Judgement::Impossible };
+    let is_home = known.node == me;
+    // What is under way for the page, where the receiver keeps the directory.
+    let under_way = node.directory.transaction(gfn).filter(|_| is_home);
+    let by_the_home = known.node == LIAR;
+    let (untold, arriving) = node.awaits_home_known(gfn, LIAR);
     let possible = match *message {
-        // Anybody may ask, once at a time.
+        // Anybody may ask, once at a time: the home, the old one until the asker has said that it knows the next, and the next one
+        // from then on.
         Message::Request { .. } => {
             let twice = under_way.is_some_and(|transaction| transaction.requester == LIAR);
-            return if home == to && !twice { Judgement::Possible } else { Judgement::Impossible };
+            let asked = is_home || untold.is_some() || arriving.is_some_and(|(_, knows)| knows);
+            return if asked && !twice { Judgement::Possible } else { Judgement::Impossible };
         }
+        // Who says it too early to the next home harms itself alone. Whom the change does not concern cannot know that.
+        Message::HomeKnown { term, .. } => {
+            if untold == Some(term) || arriving == Some((term, false)) {
+                return Judgement::Possible;
+            }
+            !is_home && arriving.is_none() && term == known.term.next()
+        }
+        // Only the home says so that was asked, and not before it has said that there is another.
+        Message::Moved { .. } => node.wanted.get(gfn).is_some_and(|wanted| {
+            let asked = wanted.asked_of();
+            asked.node == LIAR && asked.term < known.term
+        }),
         // Only who asked knows whether it has it all.
         Message::Done { txn, .. } => {
-            home == to
-                && under_way
-                    .is_some_and(|transaction| transaction.requester == LIAR && transaction.txn == txn)
+            under_way.is_some_and(|transaction| transaction.requester == LIAR && transaction.txn == txn)
         }
         // Where the receiver keeps the directory it knows who was told what; elsewhere it has only the sender's word.
         Message::Grant { page: true, txn, rights, .. } => {
@@ -44,14 +59,14 @@ pub fn judge(nodes: &[Node], to: usize, message: &Message) -> Judgement {
                 (transaction.requester, transaction.supplier, transaction.txn) == (me, LIAR, txn)
                     && Rights::from(transaction.access) == Rights::from(rights)
             });
-            node.wanted.get(gfn).is_some() && node.rights(gfn) == Rights::None && (home != to || ordered)
+            node.wanted.get(gfn).is_some() && node.rights(gfn) == Rights::None && (!is_home || ordered)
         }
         Message::Invalidated { txn, .. } => {
             let ordered = under_way.is_some_and(|transaction| {
                 (transaction.requester, transaction.txn) == (me, txn)
                     && transaction.invalidated.contains(LIAR)
             });
-            node.wanted.get(gfn).is_some() && (home != to || ordered)
+            node.wanted.get(gfn).is_some() && (!is_home || ordered)
         }
         Message::GrantExtent { .. }
         | Message::Merge { .. }
@@ -59,6 +74,9 @@ pub fn judge(nodes: &[Node], to: usize, message: &Message) -> Judgement {
         | Message::Recall { .. }
         | Message::Invalidate { .. }
         | Message::Hurry { .. }
+        | Message::Directory { .. }
+        | Message::DirectoryEntry { .. }
+        | Message::NewHome { .. }
         | Message::Grant { page: false, .. } => by_the_home,
     };
     match possible {

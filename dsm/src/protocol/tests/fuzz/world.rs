@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, VecDeque};
 use super::input::Input;
 use super::liar::Frame;
 use super::oracle::{self, Judgement};
-use crate::ids::{Gfn, NodeId};
+use crate::ids::{Extent, Gfn, NodeId};
 use crate::protocol::tests::cluster::{check_page, Shape};
 use crate::protocol::tests::host::{Effects, Host, Packet, Pages};
 use crate::protocol::{
@@ -23,6 +23,9 @@ pub const NODES: usize = 4;
 pub const LIAR: NodeId = NodeId(NODES as u8 - 1);
 /// Frames of long ago that the liar remembers.
 const REMEMBERED: usize = 64;
+
+/// More messages than this without anybody asking for anything: they never end.
+const DELIVERIES_MAX: usize = 100_000;
 
 /// What happened in a run, as far as it makes runs differ: see [`World::note`].
 pub type Features = Vec<u64>;
@@ -134,6 +137,17 @@ impl World {
         }
     }
 
+    /// The home of an extent, as far as there is one, hands it over. What the liar says of it as its home is true, whoever says
+    /// otherwise.
+    pub fn hand_over(&mut self, extent: usize, to: usize) -> Result<(), String> {
+        let (of, to) = (Extent(extent as u64), NodeId(to as u8));
+        let Some(at) = self.nodes.iter().position(|node| node.may_hand_over(of, to)) else { return Ok(()) };
+        if to == LIAR {
+            (self.tainted[extent], self.straight[extent]) = (true, false);
+        }
+        self.own_event(at, Event::HandOver { extent: of, to })
+    }
+
     /// The first packet of a link arrives.
     pub fn deliver(&mut self, from: usize, to: usize) -> Result<(), String> {
         let Some(packet) = self.link(from, to).pop_front() else { return Ok(()) };
@@ -182,7 +196,7 @@ impl World {
             Ok(()) => self.carry_out(to, packet.bytes),
             Err(_) if to == LIAR.index() => Ok(()),
             Err(Violation::Internal(why)) => Err(format!("node {to} contradicts itself: {why}")),
-            Err(_) if self.is_tainted(self.pages.index(gfn)) => Ok(()),
+            Err(_) if self.tainted[gfn.extent().0 as usize] => Ok(()),
             Err(violation) => Err(format!("node {to} refuses what {from} says without any lie: {violation}")),
         }
     }
@@ -295,7 +309,12 @@ impl World {
     /// directories must know it.
     pub fn settle(&mut self) -> Result<(), String> {
         for _ in 0..8 {
+            let mut delivered = 0;
             while let Some(busy) = (0..NODES * NODES).find(|&link| !self.links[link].is_empty()) {
+                delivered += 1;
+                if delivered > DELIVERIES_MAX {
+                    return Err(format!("the honest talk for ever: {:?}", self.links[busy].front()));
+                }
                 match busy / NODES == LIAR.index() {
                     true => self.links[busy].clear(),
                     false => self.deliver(busy / NODES, busy % NODES)?,
@@ -311,9 +330,10 @@ impl World {
     fn check_quiet(&self, index: usize) -> Result<(), String> {
         self.check(index)?;
         let gfn = self.pages.gfn(index);
-        let home = &self.nodes[index / self.pages.each];
+        let home = self.nodes.iter().find(|node| node.is_home(gfn)).ok_or(format!("{gfn}: no home"))?;
         // Something that waits for the liar waits for ever.
-        if home.directory.transaction(gfn).is_some() {
+        let arriving = home.awaits_home_known(gfn, LIAR).1.is_some();
+        if arriving || home.directory.transaction(gfn).is_some() {
             return Ok(());
         }
         let honest = |node: &NodeId| *node != LIAR;
@@ -335,10 +355,12 @@ impl World {
         let gfn = message.gfn();
         let refusal = outcome.as_ref().err().map(kind_of);
         self.refusals.extend(refusal.as_ref().map(|(kind, _)| kind.clone()));
+        let (untold, arriving) = before.awaits_home_known(gfn, LIAR);
         let situation = (
             (message.kind(), message.carries_page(), refusal, straight),
             (before.rights(gfn), before.is_home(gfn), before.deferred.get(gfn).is_some()),
             before.wanted.get(gfn).map(|wanted| wanted.is_being_served()),
+            (untold.is_some(), arriving.map(|(_, knows)| knows)),
         );
         self.features.push(oracle::digest(&situation));
     }

@@ -8,6 +8,7 @@
 #![allow(clippy::ptr_arg)]
 
 mod directory;
+mod homes;
 mod owner;
 mod requester;
 mod table;
@@ -18,7 +19,8 @@ use super::cluster::Mutant;
 
 /// The mistakes.
 fn all() -> impl Iterator<Item = Mutant> {
-    [requester::MUTANTS, owner::MUTANTS, directory::MUTANTS, waiting::MUTANTS].into_iter().flatten().copied()
+    let all = [requester::MUTANTS, owner::MUTANTS, directory::MUTANTS, homes::MUTANTS, waiting::MUTANTS];
+    all.into_iter().flatten().copied()
 }
 
 /// The mistake of this name.

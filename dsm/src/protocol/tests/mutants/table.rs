@@ -1,7 +1,7 @@
 //! Who catches which mistake: what `docs/checking.md` says, and whether that is so.
 
 use super::super::cluster::{Mutant, Shape};
-use super::super::model::{explore, with_habits, with_merges, Protocol};
+use super::super::model::{explore, with_content, with_habits, with_merges, wrong_in_runs, Protocol};
 use super::super::simulation::{contend, simulate, Plan, LONGEST_US};
 use super::all;
 use super::tamper::{before, nothing_before};
@@ -27,8 +27,13 @@ const MODELS: &[Tool] = &[
     Tool { name: "2 nodes, devices", catches: |mutant| model_with_devices(Shape::new(2, &[0], 1), mutant) },
     Tool { name: "2 nodes, habits", catches: |mutant| model(with_habits(Shape::new(2, &[0], 1)), mutant) },
     Tool { name: "2 nodes, merges", catches: |mutant| model(with_merges(Shape::new(2, &[0], 1)), mutant) },
+    Tool { name: "2 nodes, homes", catches: |mutant| model_of_homes(2, 2, mutant) },
+    Tool { name: "2 nodes, leave", catches: |mutant| model_of_leave(2, mutant) },
     Tool { name: "3 nodes", catches: |mutant| model(Shape::new(3, &[0], 1), mutant) },
     Tool { name: "3 nodes, merges", catches: |mutant| model(with_merges(Shape::new(3, &[0], 1)), mutant) },
+    Tool { name: "3 nodes, homes", catches: |mutant| model_of_homes(3, 1, mutant) },
+    Tool { name: "3 nodes, leave", catches: |mutant| model_of_leave(3, mutant) },
+    Tool { name: "3 nodes, runs", catches: |mutant| runs(Shape::new(3, &[0], 1), mutant) },
     Tool { name: "2 nodes, 2 pages", catches: |mutant| model(Shape::new(2, &[0], 2), mutant) },
 ];
 const SIMULATIONS: &[Tool] = &[
@@ -48,8 +53,23 @@ fn model(shape: Shape, mutant: Mutant) -> bool {
     explore("mutant", Protocol::new(shape).with_mutant(mutant)).failure.is_some()
 }
 
+fn runs(shape: Shape, mutant: Mutant) -> bool {
+    wrong_in_runs(&Protocol::new(shape).with_mutant(mutant)).is_some()
+}
+
 fn model_with_devices(shape: Shape, mutant: Mutant) -> bool {
     explore("mutant", Protocol::new(shape).with_devices().with_mutant(mutant)).failure.is_some()
+}
+
+fn model_of_homes(nodes: u8, handovers: u8, mutant: Mutant) -> bool {
+    let protocol = Protocol::new(Shape::new(nodes, &[0], 1)).with_handovers(handovers);
+    let protocol = if nodes > 2 { protocol.with_writes_only() } else { protocol };
+    explore("mutant", protocol.with_mutant(mutant)).failure.is_some()
+}
+
+fn model_of_leave(nodes: u8, mutant: Mutant) -> bool {
+    let protocol = Protocol::new(with_content(Shape::new(nodes, &[0], 1))).with_leaver(1).with_handovers(1);
+    explore("mutant", protocol.with_mutant(mutant)).failure.is_some()
 }
 
 fn names<'a>(tools: impl Iterator<Item = &'a Tool>) -> String {

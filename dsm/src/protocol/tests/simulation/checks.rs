@@ -51,6 +51,7 @@ fn random_schedules_stay_coherent_and_end() {
     println!("{total:?}");
     assert!(total.ops >= 80_000 && total.faults > 0 && total.splits > 0, "{total:?}");
     assert!(total.given > 0 && total.merges > 0 && total.crashes > 0, "{total:?}");
+    assert!(total.handovers > 0 && total.joined > 0 && total.left > 0, "{total:?}");
 }
 
 /// Four nodes that read a page and then write it, one after the other; gives the requests that they sent.

@@ -1,6 +1,7 @@
 //! The random simulator: nodes, vCPUs with instructions of many pages, devices that borrow, links with delays, a node that
 //! falls silent. A run is a function of its [`Plan`].
 
+mod changes;
 mod checks;
 mod plan;
 
@@ -9,13 +10,14 @@ use std::collections::BinaryHeap;
 
 use super::cluster::{Cluster, Mutant};
 use super::host::Effects;
+use super::membership::Part;
 use super::random::Random;
 use super::schedule::{Move, Taken};
 use crate::ids::NodeId;
 use crate::protocol::{Access, Counters, Micros};
 
 pub use checks::{contend, LONGEST_US};
-pub use plan::Plan;
+pub use plan::{Changes, Plan};
 
 /// Something that happens by itself at its time.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -24,6 +26,7 @@ enum Moment {
     Vcpu(usize),
     Device(usize),
     Tick(usize),
+    Change,
 }
 
 #[derive(Debug, Default)]
@@ -64,6 +67,10 @@ pub struct Simulation {
     devices: Vec<Device>,
     ops: u64,
     longest: Micros,
+    /// A node that is about to leave: nothing new is begun there.
+    leaver: Option<usize>,
+    /// The nodes that have been told to drain it, a bit each.
+    drained: u64,
     /// Every step so far, if they are kept.
     record: Option<Vec<Taken>>,
 }
@@ -84,6 +91,11 @@ pub struct Report {
     /// Reads that were given the page to write.
     pub given: u64,
     pub crashes: u64,
+    /// Extents that got another home.
+    pub handovers: u64,
+    /// Nodes that joined, and that left.
+    pub joined: u64,
+    pub left: u64,
 }
 
 impl Report {
@@ -98,6 +110,9 @@ impl Report {
         self.merges += other.merges;
         self.given += other.given;
         self.crashes += other.crashes;
+        self.handovers += other.handovers;
+        self.joined += other.joined;
+        self.left += other.left;
     }
 }
 
@@ -132,15 +147,27 @@ impl Simulation {
             cluster,
             ops: 0,
             longest: 0,
+            leaver: None,
+            drained: 0,
             record: None,
         };
-        for vcpu in 0..simulation.vcpus.len() {
-            simulation.at(simulation.now, Moment::Vcpu(vcpu));
-        }
-        for device in 0..simulation.devices.len() {
-            simulation.at(simulation.now, Moment::Device(device));
+        let first_late = nodes - usize::from(simulation.plan.shape.late);
+        (0..first_late).for_each(|node| simulation.begin(node));
+        if simulation.plan.changes.is_some() {
+            simulation.at(simulation.now, Moment::Change);
         }
         simulation
+    }
+
+    /// A node's vCPUs and devices begin.
+    fn begin(&mut self, node: usize) {
+        for vcpu in (0..self.vcpus.len()).filter(|&vcpu| self.vcpus[vcpu].node == node).collect::<Vec<_>>() {
+            self.at(self.now, Moment::Vcpu(vcpu));
+        }
+        for device in (0..self.devices.len()).filter(|&at| self.devices[at].node == node).collect::<Vec<_>>()
+        {
+            self.at(self.now, Moment::Device(device));
+        }
     }
 
     /// Keeps every step from now on.
@@ -168,6 +195,9 @@ impl Simulation {
             merges: sum(|c| c.merges),
             given: sum(|c| c.reads_given_to_write),
             crashes: self.cluster.stopped.contains(&true).into(),
+            handovers: sum(|c| c.homes_taken),
+            joined: self.joined(),
+            left: self.cluster.parts.iter().filter(|part| **part == Part::Gone).count() as u64,
         }
     }
 
@@ -185,6 +215,7 @@ impl Simulation {
                     Moment::Vcpu(vcpu) => self.run_vcpu(vcpu)?,
                     Moment::Device(device) => self.run_device(device)?,
                     Moment::Tick(node) => self.tick(node)?,
+                    Moment::Change => self.change()?,
                 }
             }
             self.crash_when_due()?;
@@ -202,8 +233,9 @@ impl Simulation {
             Moment::Vcpu(vcpu) => self.vcpus[vcpu].node,
             Moment::Device(device) => self.devices[device].node,
             Moment::Tick(node) => node,
+            Moment::Change => return true,
         };
-        !self.cluster.stopped[node]
+        !self.cluster.stopped[node] && self.cluster.parts[node].listens()
     }
 
     fn at(&mut self, time: Micros, moment: Moment) {
@@ -290,7 +322,7 @@ impl Simulation {
 
     fn run_vcpu(&mut self, vcpu: usize) -> Result<(), String> {
         if self.vcpus[vcpu].instruction.is_empty() {
-            if self.ops >= self.plan.ops {
+            if self.ops >= self.plan.ops || self.leaver == Some(self.vcpus[vcpu].node) {
                 return Ok(());
             }
             let mut pages = std::mem::take(&mut self.vcpus[vcpu].next);
@@ -336,7 +368,7 @@ impl Simulation {
     fn run_device(&mut self, device: usize) -> Result<(), String> {
         let Device { node, held, .. } = self.devices[device];
         if self.devices[device].wants.is_empty() {
-            if self.ops >= self.plan.ops {
+            if self.ops >= self.plan.ops || self.leaver == Some(node) {
                 return Ok(());
             }
             self.devices[device].wants = self.some_pages(1, 4);

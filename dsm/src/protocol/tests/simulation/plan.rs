@@ -17,6 +17,19 @@ pub struct Crash {
     pub after_ops: u64,
 }
 
+/// Homes change, a node joins, a node leaves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Changes {
+    /// How often somebody looks whether there is something to change.
+    pub every_us: Micros,
+    /// Of so many looks in a hundred, an extent gets another home by chance.
+    pub homes_percent: u64,
+    /// When the nodes that are late join, in page accesses of all nodes together.
+    pub join_after_ops: u64,
+    /// Which node leaves, and when.
+    pub leaves: Option<(u8, u64)>,
+}
+
 /// A run: with its seed it decides every step.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Plan {
@@ -38,6 +51,7 @@ pub struct Plan {
     /// Page accesses of all nodes together.
     pub ops: u64,
     pub crash: Option<Crash>,
+    pub changes: Option<Changes>,
 }
 
 impl Plan {
@@ -74,7 +88,11 @@ impl Plan {
         let span = if grows { random.between(1, 10) } else { 1 };
         let crash =
             Crash { node: random.between(0, u64::from(nodes) - 1) as u8, after_ops: random.between(0, ops) };
+        let crash = random.percent(20).then_some(crash);
+        let changes = crash.is_none().then(|| Plan::random_changes(&mut random, &mut shape, ops)).flatten();
         Plan {
+            changes,
+            crash,
             vcpus_each: random.between(1, 4),
             devices: random.percent(50),
             least: 1,
@@ -86,7 +104,6 @@ impl Plan {
             delay_us,
             think_us: (1, random.pick(&[2, 50, 500, 5_000])),
             ops,
-            crash: random.percent(20).then_some(crash),
             seed: random.next(),
         }
     }
@@ -109,7 +126,27 @@ impl Plan {
             think_us: (1, 3),
             ops,
             crash: None,
+            changes: None,
         }
+    }
+
+    /// Half of all runs have changes; of these, a part have a node that joins, a part one that leaves.
+    fn random_changes(random: &mut Random, shape: &mut Shape, ops: u64) -> Option<Changes> {
+        if random.percent(50) {
+            return None;
+        }
+        let last = shape.nodes - 1;
+        if shape.nodes > 2 && random.percent(40) {
+            shape.late = 1;
+            shape.homes.iter_mut().for_each(|home| *home %= last);
+        }
+        let leaver = (random.between(0, last.into()) as u8, random.between(0, ops));
+        Some(Changes {
+            every_us: random.pick(&[20, 200, 2_000]),
+            homes_percent: random.pick(&[0, 5, 50]),
+            join_after_ops: random.between(0, ops),
+            leaves: random.percent(50).then_some(leaver),
+        })
     }
 
     /// An instruction or a device's access that is not done after so long in simulated time is starved.
