@@ -30,7 +30,7 @@ pub struct Plan {
     pub jobs: Vec<String>,
     /// How many times as long as usual they are.
     pub scale: u32,
-    /// The least time between two rounds of moves.
+    /// The least time between two rounds of moves, by the guest's clock.
     pub every: Duration,
     /// How long one guest may take.
     pub limit: Duration,
@@ -100,7 +100,7 @@ fn over(cluster: &Cluster, plan: &Plan, hosts: usize) -> Result<Run> {
     let moves = MovePlan {
         hosts,
         round: plan.vcpus.into(),
-        every: plan.every,
+        every: plan.every * cluster.slow_clock(),
         most: if plan.every.is_zero() { 0 } else { u64::MAX },
         begin: Begin::WhenUp,
     };

@@ -20,7 +20,7 @@ pub struct Args {
     /// How many times as long as usual they are.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     scale: u32,
-    /// The least time between two rounds of moves, in milliseconds; 0: none moves.
+    /// The least time between two rounds of moves, in milliseconds by the guest's clock (the lab's is slow); 0: none moves.
     #[arg(long, default_value_t = 1000, value_name = "MS")]
     every: u64,
     /// How many hosts.
