@@ -127,6 +127,29 @@ impl fmt::Display for NodeId {
     }
 }
 
+/// Most pagers of one node.
+pub const SHARDS_MAX: usize = 8;
+
+/// A pager's share of guest memory, the same on all nodes: its place among the node's pagers, from 0.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+pub struct Shard(pub u8);
+
+impl Shard {
+    /// The first; the only one where a node has one pager.
+    pub const FIRST: Shard = Shard(0);
+
+    /// The shard's place as an index.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl fmt::Display for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "shard {}", self.0)
+    }
+}
+
 /// A set of nodes, such as those that hold a copy of a page.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct NodeSet(u32);

@@ -1,5 +1,7 @@
 //! Where guest memory is: which frames exist, and which node is each frame's home.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -140,6 +142,33 @@ impl Layout {
         self.index(extent.first()).map(|index| index / EXTENT_PAGES as usize)
     }
 
+    /// The part of it whose dense indices lie in these ascending runs of whole extents. Of its own it counts pages anew,
+    /// without gaps; it may have more than [`REGIONS_MAX`] regions.
+    pub(crate) fn part(&self, runs: impl IntoIterator<Item = Range<u64>>) -> Layout {
+        let mut part = Layout { regions: Vec::new(), offsets: Vec::new() };
+        let mut total = 0;
+        for run in runs {
+            for (region, &offset) in self.regions.iter().zip(&self.offsets) {
+                let from = run.start.max(offset);
+                let to = run.end.min(offset + region.pages);
+                if from >= to {
+                    continue;
+                }
+                let piece =
+                    Region { start: Gfn(region.start.0 + from - offset), pages: to - from, ..*region };
+                match part.regions.last_mut().filter(|last| last.end() == piece.start) {
+                    Some(last) if last.home == piece.home => last.pages += piece.pages,
+                    _ => {
+                        part.regions.push(piece);
+                        part.offsets.push(total);
+                    }
+                }
+                total += piece.pages;
+            }
+        }
+        part
+    }
+
     fn find(&self, gfn: Gfn) -> Option<usize> {
         let i = self.regions.partition_point(|region| region.start <= gfn).checked_sub(1)?;
         self.regions[i].contains(gfn).then_some(i)
@@ -166,6 +195,21 @@ mod tests {
         assert_eq!(layout.home(Gfn(1024)), None, "a hole has no home");
         assert_eq!(layout.home(Gfn(4100)), Some(NodeId(1)));
         assert_eq!(layout.extent_index(Gfn(4100).extent()), Some(2));
+    }
+
+    #[test]
+    fn a_part_has_only_its_runs_and_counts_them_without_gaps() {
+        let layout = two();
+        assert_eq!(layout.part(Some(0..1536)), layout, "all of it");
+        assert_eq!(layout.part([0..512, 512..1024]).regions().len(), 1, "runs that touch are one region");
+        let part = layout.part(Some(512..1536));
+        let region = |start, home| Region { start: Gfn(start), pages: 512, home: NodeId(home) };
+        assert_eq!(part.regions(), [region(512, 0), region(4096, 1)]);
+        assert_eq!(
+            (part.index(Gfn(512)), part.index(Gfn(4097)), part.index(Gfn(0))),
+            (Some(0), Some(513), None)
+        );
+        assert_eq!((part.gfn_at(513), part.pages()), (Some(Gfn(4097)), 1024));
     }
 
     #[test]

@@ -104,7 +104,7 @@ impl NodeMemory {
         self.alias.clone()
     }
 
-    /// Where the frame is in the guest mapping; `None` if it is not RAM.
+    /// Where the frame is in the guest mapping, in which all regions lie one behind the other; `None` if it is not RAM.
     pub fn guest_hva(&self, gfn: Gfn) -> Option<u64> {
         self.layout.index(gfn).map(|index| self.guest.base + (index * PAGE_BYTES) as u64)
     }
@@ -119,11 +119,6 @@ impl NodeMemory {
     pub fn resident_bytes(&self) -> u64 {
         // fstat of an open memfd does not fail; st_blocks counts units of 512 bytes whatever the block size.
         rustix::fs::fstat(&*self.file).map_or(0, |stat| u64::try_from(stat.st_blocks).unwrap_or(0) * 512)
-    }
-
-    /// Address and length of the whole guest mapping, all regions one behind the other.
-    pub(crate) fn guest_range(&self) -> (u64, u64) {
-        (self.guest.base, self.guest.bytes)
     }
 
     /// Where the extent is in the guest mapping.
@@ -205,7 +200,6 @@ impl NodeMemory {
 struct GuestMapping {
     /// Address of the first byte of guest memory; a multiple of 2 MiB.
     base: u64,
-    bytes: u64,
     /// What was reserved: the mapping and the rest of the extents at both ends, which stay without access.
     reserved: (*mut c_void, usize),
 }
@@ -224,7 +218,7 @@ impl GuestMapping {
         let start = unsafe { rustix::mm::mmap_anonymous(ptr::null_mut(), length, ProtFlags::empty(), flags) }
             .map_err(system("mmap (reserve)", bytes))?;
         let base = (start as u64).next_multiple_of(EXTENT_BYTES);
-        let mapping = GuestMapping { base, bytes, reserved: (start, length) };
+        let mapping = GuestMapping { base, reserved: (start, length) };
         let flags = MapFlags::SHARED | MapFlags::NORESERVE | MapFlags::FIXED;
         let prot = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: the fixed range lies inside the reservation above, which nobody else uses.
@@ -310,7 +304,7 @@ mod tests {
             assert_eq!(memory.gfn_of_hva(hva + 4095), Some(gfn));
         }
         assert_eq!(memory.guest_hva(Gfn(1024)), None);
-        let (base, bytes) = memory.guest_range();
+        let (base, bytes) = (memory.guest_hva(Gfn(0)).expect("RAM"), memory.layout().bytes());
         assert_eq!(memory.gfn_of_hva(base + bytes), None);
         assert_eq!(memory.gfn_of_hva(base - 1), None);
         assert!(memory.slots().all(|slot| slot.hva % EXTENT_BYTES == 0));

@@ -1,5 +1,6 @@
-//! One guest's node: KVM, boot, interrupts, time, the node process, the command line.
+//! One guest's node: KVM, boot, interrupts, time, the node process, the command line, the API.
 
+pub mod api;
 pub mod boot;
 pub mod cli;
 pub mod control;

@@ -12,9 +12,13 @@ use cluster::{Cluster, ClusterSpec};
 /// Runs a payload while the connections between all nodes break, each time after up to `pause`. The payload must pass,
 /// and some connections must have broken.
 fn pass_with_cuts(cmdline: &str, nodes: u8, vcpus: usize, pause: Duration, moving: &[u16]) {
+    pass_of(ClusterSpec::payload(cmdline, nodes, vcpus), pause, moving);
+}
+
+fn pass_of(spec: ClusterSpec, pause: Duration, moving: &[u16]) {
     let seed = std::env::var("TESSERA_SEED").ok().map_or(0xcafe, |text| text.parse().expect("a number"));
     let network = Network::new(seed);
-    let cluster = Cluster::start(ClusterSpec::payload(cmdline, nodes, vcpus).over(&network));
+    let cluster = Cluster::start(spec.over(&network));
     let moves = std::thread::scope(|scope| {
         scope.spawn(|| network.keep_cutting(pause, || !cluster.ended()));
         match moving {
@@ -50,6 +54,14 @@ fn messages_are_seen_after_their_flags() {
         Duration::from_millis(60),
         &[],
     );
+}
+
+#[test]
+fn nothing_is_lost_with_three_pagers_on_each_node() {
+    let words =
+        "test=xadd,xadd_straddle,mem_touch,litmus shapes=MP,SB+mfences place=apart,homes mb=8 rounds=2000";
+    let spec = ClusterSpec::payload(words, 3, 3).with_pagers(3);
+    pass_of(spec, Duration::from_millis(60), &[0]);
 }
 
 #[test]

@@ -9,12 +9,14 @@ mod debs;
 mod demo;
 mod dialogue;
 mod guest;
+mod image;
 mod images;
 mod initramfs;
 mod kernels;
 mod lab;
 mod mover;
 mod paths;
+mod programs;
 mod progress;
 mod qemu;
 mod setup;
@@ -41,6 +43,8 @@ struct Cli {
 enum Verb {
     /// Install what the lab needs (Debian packages, stock kernels); says what; quick when all is there.
     Setup(setup::Args),
+    /// Disks with a Debian system, and programs in it that check themselves: list them, make one.
+    Image(image::Args),
     /// Hosts with KVM, several on one machine that needs none itself.
     #[command(subcommand)]
     Lab(lab::verbs::Verb),
@@ -73,6 +77,7 @@ fn main() -> ExitCode {
 fn run(verb: &Verb) -> Result<i32> {
     match verb {
         Verb::Setup(options) => setup::main(options).map(|()| 0),
+        Verb::Image(options) => image::main(options).map(|()| 0),
         Verb::Lab(verb) => lab::verbs::main(verb),
         Verb::Demo(options) => demo::main(options),
         Verb::Test(options) => test::main(options),

@@ -141,6 +141,16 @@ impl Platform {
         self.happenings.raise(Event::PowerButton);
     }
 
+    /// The guest stands still from now on: what counts its time stands still with it.
+    pub fn hold(&self) {
+        self.watchdog.hold();
+    }
+
+    /// The guest goes on.
+    pub fn go_on(&self) {
+        self.watchdog.go_on();
+    }
+
     /// Tells the devices' own threads to end.
     pub fn quit(&self) {
         self.watchdog.quit();

@@ -5,7 +5,7 @@ use tessera_dsm::pager::{
     AskAhead, BorrowError, PageSet, Pager, PagerConfig, PagerFailure, Tracking, Wanted,
 };
 use tessera_dsm::protocol::{Access, HabitPolicy, LeasePolicy};
-use tessera_dsm::{Gfn, Layout, NodeId, Region};
+use tessera_dsm::{Gfn, Layout, NodeId, Region, Stripes};
 use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions};
 
 use super::fake::FakeRam;
@@ -56,6 +56,7 @@ fn a_nodes_memory_is_lent_once_it_has_a_pager() {
         preloaded: vec![],
         lease: LeasePolicy::default(),
         habits: HabitPolicy::OFF,
+        stripes: Stripes::NONE,
         tracking: Tracking::Off,
         ahead: AskAhead::Off,
     };

@@ -15,6 +15,8 @@ use crate::events::{GuestEnd, PlatformEvents};
 #[derive(Default)]
 struct State {
     countdown: Countdown,
+    /// The guest stands still, and its watchdog with it.
+    is_held: bool,
     /// The thread is to end.
     quits: bool,
 }
@@ -56,6 +58,22 @@ impl Watchdog {
         self.thread.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Does not run down until [`Watchdog::go_on`]: the guest cannot do anything about it.
+    pub fn hold(&self) {
+        self.shared.lock().is_held = true;
+        self.shared.changed.notify_all();
+    }
+
+    /// Counts on, from the start of the time-out.
+    pub fn go_on(&self) {
+        let now = self.shared.now_ms();
+        let mut state = self.shared.lock();
+        state.is_held = false;
+        state.countdown.write(at::KICK, 0, now);
+        drop(state);
+        self.shared.changed.notify_all();
+    }
+
     /// Tells the thread to end.
     pub fn quit(&self) {
         self.shared.lock().quits = true;
@@ -93,7 +111,8 @@ impl Shared {
         let mut state = self.lock();
         while !state.quits {
             let now = self.now_ms();
-            state = match state.countdown.expires_ms() {
+            let expires = state.countdown.expires_ms().filter(|_| !state.is_held);
+            state = match expires {
                 Some(expires) if expires <= now => {
                     state.countdown = Countdown::default();
                     // It is not called with the lock held.

@@ -79,3 +79,22 @@ proptest! {
         dog.write(at::CONTROL.into(), &[0; 4]);
     }
 }
+
+#[test]
+fn a_guest_that_stands_still_is_not_reset_and_has_its_whole_time_afterwards() {
+    let heard = Heard::new();
+    let dog = Watchdog::new(heard.clone());
+    dog.write(at::COUNT.into(), &COUNT_MIN.to_le_bytes());
+    dog.write(at::CONTROL.into(), &1u32.to_le_bytes());
+    dog.hold();
+    let time_out = Duration::from_millis(u64::from(COUNT_MIN * PERIOD_MS));
+    std::thread::sleep(time_out + time_out / 2);
+    assert_eq!(heard.ends(), []);
+    let begun = Instant::now();
+    dog.go_on();
+    while heard.ends().is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it never runs down");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(begun.elapsed() >= time_out, "too soon");
+}

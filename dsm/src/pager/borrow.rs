@@ -4,18 +4,19 @@
 //! rights asked for, until the guard is dropped; the access itself goes through the alias mapping.
 //!
 //! Two nodes that each hold what the other waits for would wait for ever, so pages are collected in ascending order,
-//! one after the other, while requests for all of them are already on their way. For the same reason a thread must
-//! not borrow while it holds a borrow.
+//! one after the other, while requests for all of them are already on their way: those of each shard by its pager, and
+//! the shards' parts by the borrower's own thread. For the same reason a thread must not borrow while it holds a borrow.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::Arc;
 
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::{Command, Pager};
-use crate::ids::{Gfn, PAGE_BYTES, PAGE_SHIFT};
+use super::Pager;
+use crate::ids::{Gfn, Shard, PAGE_BYTES, PAGE_SHIFT};
 use crate::layout::Layout;
 use crate::protocol::Access;
 
@@ -116,6 +117,19 @@ impl PageSet {
         })
     }
 
+    /// The runs of pages that are of one shard, ascending; a shard may come more than once.
+    pub(super) fn parts(&self, shard_of: impl Fn(Gfn) -> Shard) -> Vec<(Shard, PageSet)> {
+        let runs = self.0.chunk_by(|&(one, _), &(next, _)| shard_of(one) == shard_of(next));
+        let whole = |run: &[(Gfn, Access)]| {
+            if run.len() == self.0.len() {
+                self.clone()
+            } else {
+                PageSet(run.into())
+            }
+        };
+        runs.map(|run| (shard_of(run[0].0), whole(run))).collect()
+    }
+
     /// Checks that all of it is RAM.
     fn check(&self, layout: &Layout) -> Result<(), BorrowError> {
         match self.0.iter().find(|(gfn, _)| layout.index(*gfn).is_none()) {
@@ -131,14 +145,29 @@ impl PageSet {
 pub struct BorrowedPages<'a> {
     pager: &'a Pager,
     pages: PageSet,
+    /// What is held, by shard.
+    held: Vec<(Shard, PageSet)>,
     fetched: u64,
 }
 
 impl<'a> BorrowedPages<'a> {
     pub(super) fn new(pager: &'a Pager, pages: PageSet) -> Result<Self, BorrowError> {
         pages.check(pager.memory.layout())?;
-        let fetched = pager.collect(&pages)?;
-        Ok(BorrowedPages { pager, pages, fetched })
+        let parts = pager.parts(&pages);
+        let missing = Arc::new(AtomicU64::new(0));
+        for (shard, part) in parts.iter().skip(1) {
+            pager.fetch(*shard, part, &missing)?;
+        }
+        // What is held goes back if the rest does not come.
+        let mut borrowed = BorrowedPages { pager, pages, held: Vec::with_capacity(parts.len()), fetched: 0 };
+        for (at, (shard, part)) in parts.into_iter().enumerate() {
+            let missing = pager.collect(shard, &part)?;
+            // The later parts were counted when they were asked for.
+            borrowed.fetched += if at == 0 { missing } else { 0 };
+            borrowed.held.push((shard, part));
+        }
+        borrowed.fetched += missing.load(Ordering::SeqCst);
+        Ok(borrowed)
     }
 
     /// How many of them were not here, or not with the rights asked for, when they were asked for.
@@ -154,8 +183,9 @@ impl<'a> BorrowedPages<'a> {
 
 impl Drop for BorrowedPages<'_> {
     fn drop(&mut self) {
-        // A pager that has stopped has nothing to give back to.
-        let _ = self.pager.send(Command::Return(self.pages.clone()));
+        for (shard, part) in self.held.drain(..) {
+            self.pager.give_back(shard, part);
+        }
     }
 }
 
@@ -220,6 +250,14 @@ impl<'a> Borrowed<'a> {
     fn outside(&self, offset: u64, len: u64) -> BorrowError {
         BorrowError::Outside { offset, len, borrowed: self.len }
     }
+}
+
+/// Somebody will borrow pages soon.
+#[derive(Debug)]
+pub(super) struct FetchRequest {
+    pub(super) pages: PageSet,
+    /// Where those are counted that are not here.
+    pub(super) missing: Arc<AtomicU64>,
 }
 
 /// A borrower that waits for its pages.
@@ -348,6 +386,18 @@ mod tests {
         }
         let many = (0..1025u64).map(|page| wanted(page << 13, 1, Access::Read));
         assert_eq!(PageSet::covering(many), Err(BorrowError::TooLong { pages: 1025 }));
+    }
+
+    #[test]
+    fn a_set_falls_into_runs_of_one_shard_each() {
+        let set = PageSet::covering([wanted(0x3000, 0x5000, Access::Read)]).expect("few");
+        let parts = set.parts(|gfn| Shard((gfn.0 / 2 % 2) as u8));
+        let pages = |set: &PageSet| set.pages().iter().map(|(gfn, _)| gfn.0).collect::<Vec<_>>();
+        let parts: Vec<_> = parts.iter().map(|(shard, part)| (shard.0, pages(part))).collect();
+        assert_eq!(parts, [(1, vec![3]), (0, vec![4, 5]), (1, vec![6, 7])]);
+        assert_eq!(set.parts(|_| Shard(4)), [(Shard(4), set.clone())]);
+        let nothing = PageSet::covering([]).expect("nothing");
+        assert_eq!(nothing.parts(|_| Shard(0)), []);
     }
 
     #[test]

@@ -1,9 +1,10 @@
-//! The pager thread: events into the protocol core, its actions out.
+//! A pager thread: events into the protocol core, its actions out.
 
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,14 +16,16 @@ use rustix::io::Errno;
 use super::ahead::{self, Ahead};
 use super::arrivals::Arrivals;
 use super::batch::{self, Batch, Came, Install, Source};
-use super::borrow::{BorrowRequest, Lent, PageSet, Tickets};
+use super::borrow::{BorrowRequest, FetchRequest, Lent, PageSet, Tickets};
 use super::hot::HotPages;
-use super::links::{Links, Resume};
+use super::links::{Lane, Links, Resume};
 use super::pages::{Bytes, GuestPages, PagesError, ZERO_PAGE};
+use super::siblings::Siblings;
 use super::tables::TableCache;
 use super::waiting::{access_of, Served, WaitingFaults};
 use super::{AskAhead, Bell, Command, PagerConfig, PagerError, PagerFailure, PagerStats, COMMANDS_MAX};
-use crate::ids::{Gfn, NodeId, EXTENT_PAGES, PAGE_BYTES};
+use crate::ids::{Gfn, NodeId, Shard, EXTENT_PAGES, PAGE_BYTES};
+use crate::layout::Layout;
 use crate::link::Link;
 use crate::memory::NodeMemory;
 use crate::protocol::{Access, Action, Contents, Event, Membership, Message, Micros, Node, NodeConfig};
@@ -35,16 +38,47 @@ const FAULTS: u64 = u64::MAX;
 const BELL: u64 = u64::MAX - 1;
 /// Most descriptors told of in one wait.
 const READY_MAX: usize = 64;
+/// A page that is held because the node waits for another shard's may be given up earlier once that has come, of which nobody
+/// tells: how often to look.
+const LOOK_AGAIN_US: Micros = 100;
 
 /// Whether the thread goes on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Flow {
     Continue,
-    Stop,
+    End(Ending),
 }
 
-/// All that the pager thread owns.
+/// Why a thread serves no more without having failed itself.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// It was told to stop.
+    Stop,
+    /// Another of the node's pagers has failed.
+    Sibling,
+}
+
+/// What a pager thread is given besides its configuration.
+pub(super) struct Neighbourhood {
+    /// Its part of memory.
+    pub shard: Shard,
+    /// Its link to each peer.
+    pub links: Vec<(Lane, Box<dyn Link>)>,
+    pub tables: Option<Box<dyn TableCache>>,
+    pub resume: Option<Arc<Resume>>,
+    pub bell: Arc<Bell>,
+    pub commands: Receiver<Command>,
+    pub siblings: Arc<Siblings>,
+    /// When the clock of all the node's pagers began.
+    pub epoch: Instant,
+}
+
+/// All that a pager thread owns.
 pub(super) struct Driver {
+    shard: Shard,
+    /// Its part of memory.
+    layout: Arc<Layout>,
+    siblings: Arc<Siblings>,
     clock: Instant,
     node: Node,
     pages: GuestPages,
@@ -73,29 +107,28 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    /// Tracks guest memory from here on.
+    /// Tracks the shard's memory from here on.
     pub(super) fn new(
         config: PagerConfig,
-        memory: Arc<NodeMemory>,
-        links: Vec<(NodeId, Box<dyn Link>)>,
-        (tables, resume): (Option<Box<dyn TableCache>>, Option<Resume>),
-        (bell, commands): (Arc<Bell>, Receiver<Command>),
+        memory: &Arc<NodeMemory>,
+        neighbourhood: Neighbourhood,
     ) -> Result<Self, PagerError> {
-        let PagerConfig { me, nodes, preloaded, lease, habits, ahead, .. } = config;
-        let layout = Arc::new(memory.layout().clone());
+        let PagerConfig { me, nodes, preloaded, lease, habits, stripes, ahead, .. } = config;
+        let Neighbourhood { shard, links, tables, resume, bell, commands, siblings, epoch } = neighbourhood;
+        let layout = Arc::new(stripes.part_of(memory.layout(), shard));
         let hot = HotPages::new(&layout);
         let ahead = (ahead == AskAhead::On).then(|| Ahead::new(&layout));
         let node = Node::new(NodeConfig {
             me,
             nodes,
             membership: Membership::all(nodes),
-            layout,
+            layout: layout.clone(),
             lease,
             habits,
             preloaded,
         });
-        drop_strays(&node, &memory)?;
-        let mut pages = GuestPages::new(memory, tables)?;
+        drop_strays(&node, memory, &layout)?;
+        let mut pages = GuestPages::new(memory.clone(), layout.clone(), tables)?;
         for extent in node.whole_extents() {
             pages.own_extent(extent)?;
         }
@@ -103,9 +136,12 @@ impl Driver {
         let epoll = Arc::new(epoll::create(CreateFlags::CLOEXEC).map_err(system)?);
         watch(&epoll, pages.uffd().as_fd(), FAULTS).map_err(system)?;
         watch(&epoll, bell.as_fd(), BELL).map_err(system)?;
-        let links = Links::new(me, nodes, links, epoll.clone(), resume).map_err(system)?;
+        let links = Links::new((me, shard), nodes, links, epoll.clone(), resume).map_err(system)?;
         Ok(Driver {
-            clock: Instant::now(),
+            shard,
+            layout,
+            siblings,
+            clock: epoch,
             node,
             pages,
             links,
@@ -134,17 +170,24 @@ impl Driver {
         // A bug that panics must not close the userfaultfd: waiting vCPUs would go on with zeros.
         let outcome = catch_unwind(AssertUnwindSafe(|| self.serve()))
             .unwrap_or_else(|_| Err(here("the pager thread panicked (a bug)".into())));
-        if let Err(mut failure) = outcome {
-            failure.pages_only_there = failure.peer.map(|peer| self.node.pages_only_at(peer));
+        let stopped = matches!(outcome, Ok(Ending::Stop));
+        if let Err(failure) = outcome {
+            self.siblings.fail(failure);
+        }
+        if !stopped {
             self.tickets.clear();
             self.links.close();
+        }
+        if let Some(failure) = self.siblings.leave(|peer| self.node.pages_only_at(peer)) {
             on_failure(failure);
+        }
+        if !stopped {
             self.wait_for_stop();
         }
         self.stats()
     }
 
-    fn serve(&mut self) -> Result<(), PagerFailure> {
+    fn serve(&mut self) -> Result<Ending, PagerFailure> {
         let mut ready = Vec::with_capacity(READY_MAX);
         loop {
             ready.clear();
@@ -156,6 +199,7 @@ impl Driver {
             if self.busy_us > 0 && !ready.is_empty() {
                 self.busy_until = self.now() + self.busy_us;
             }
+            self.hear_siblings();
             if self.node.next_deadline().is_some_and(|at| at <= self.now()) {
                 self.handle(Event::Tick)?;
                 self.flush()?;
@@ -163,8 +207,10 @@ impl Driver {
             for event in &ready {
                 match event.data.u64() {
                     FAULTS => self.serve_faults()?,
-                    BELL if self.serve_commands()? == Flow::Stop => return Ok(()),
-                    BELL => {}
+                    BELL => match self.serve_commands()? {
+                        Flow::End(ending) => return Ok(ending),
+                        Flow::Continue => {}
+                    },
                     peer => self.serve_peer(NodeId(peer as u8), event.flags)?,
                 }
             }
@@ -181,8 +227,17 @@ impl Driver {
         if self.links.has_unread() || (self.busy_us > 0 && self.now() < self.busy_until) {
             return Some(timespec(0));
         }
-        let deadline = self.node.next_deadline().into_iter().chain(self.links.next_deadline()).min();
+        let look = self.node.holds_for_elsewhere().then(|| self.now() + LOOK_AGAIN_US);
+        let deadlines = [self.node.next_deadline(), self.links.next_deadline(), look];
+        let deadline = deadlines.into_iter().flatten().min();
         deadline.map(|at| timespec(at.saturating_sub(self.now())))
+    }
+
+    /// Lets the core know what the node's other pagers are about.
+    fn hear_siblings(&mut self) {
+        if let Some(pace) = self.siblings.hear(self.shard) {
+            self.node.hear_elsewhere(pace);
+        }
     }
 
     /// After a failure: borrowers are refused, everything else waits for the end.
@@ -193,7 +248,11 @@ impl Driver {
                 Command::Stats(reply) => self.tell_stats(&reply),
                 Command::RealTime(reply) => tell_real_time(&reply),
                 Command::PagesOnlyAt(peer, reply) => self.tell_pages_only_at(peer, &reply),
-                Command::Borrow(_) | Command::Return(_) | Command::Relink(_) | Command::BusyPoll(_) => {}
+                Command::Fetch(_)
+                | Command::Borrow(_)
+                | Command::Return(_)
+                | Command::Relink(_)
+                | Command::BusyPoll(_) => {}
             }
         }
     }
@@ -205,7 +264,7 @@ impl Driver {
             let Some(gfn) = self.pages.memory().gfn_of_hva(fault.hva) else {
                 return Err(here(format!("a fault at {:#x} is outside guest memory", fault.hva)));
             };
-            if let Some(index) = self.pages.memory().layout().index(gfn) {
+            if let Some(index) = self.layout.index(gfn) {
                 self.hot.record(index, access_of(fault.kind));
             }
             self.waiting.begin(gfn, fault, self.now(), self.step + 1);
@@ -224,13 +283,13 @@ impl Driver {
     /// Asks for more than the page that a vCPU waits for.
     fn ask_ahead(&mut self, gfn: Gfn, access: Access) -> Result<(), PagerFailure> {
         let (at, usual_us) = (self.now(), self.waiting.usual_us());
-        let Some(index) = self.pages.memory().layout().index(gfn) else { return Ok(()) };
+        let Some(index) = self.layout.index(gfn) else { return Ok(()) };
         let Some(ahead) = &mut self.ahead else { return Ok(()) };
         if self.node.rights(gfn).allow(access) {
             return Ok(());
         }
         for page in ahead.fault(ahead::Fault { page: (gfn, index), access, at, usual_us }) {
-            let known = self.pages.memory().layout().index(page).is_some();
+            let known = self.layout.index(page).is_some();
             if known && !self.node.rights(page).allow(access) {
                 self.asked_ahead += 1;
                 self.handle(Event::Fault { gfn: page, access })?;
@@ -286,8 +345,12 @@ impl Driver {
     fn serve_commands(&mut self) -> Result<Flow, PagerFailure> {
         // The bell first: what is sent after this rings again.
         self.bell.silence();
+        if self.siblings.have_failed() {
+            return Ok(Flow::End(Ending::Sibling));
+        }
         for _ in 0..COMMANDS_MAX {
             match self.commands.try_recv() {
+                Ok(Command::Fetch(request)) => self.fetch(&request)?,
                 Ok(Command::Borrow(request)) => self.begin_borrow(request)?,
                 Ok(Command::Return(pages)) => self.give_back(&pages)?,
                 Ok(Command::Stats(reply)) => self.tell_stats(&reply),
@@ -295,13 +358,24 @@ impl Driver {
                 Ok(Command::PagesOnlyAt(peer, reply)) => self.tell_pages_only_at(peer, &reply),
                 Ok(Command::Relink(link)) => self.links.relink(link, self.now())?,
                 Ok(Command::BusyPoll(span_us)) => self.busy_us = span_us,
-                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return Ok(Flow::Stop),
+                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return Ok(Flow::End(Ending::Stop)),
                 Err(TryRecvError::Empty) => return Ok(Flow::Continue),
             }
         }
         // Others have their turn before the rest of the commands.
         self.bell.ring();
         Ok(Flow::Continue)
+    }
+
+    /// Asks for what is not here; who does so borrows it later.
+    fn fetch(&mut self, request: &FetchRequest) -> Result<(), PagerFailure> {
+        for &(gfn, access) in request.pages.pages() {
+            if !self.node.rights(gfn).allow(access) {
+                request.missing.fetch_add(1, Ordering::SeqCst);
+                self.handle(Event::Fault { gfn, access })?;
+            }
+        }
+        self.flush()
     }
 
     fn begin_borrow(&mut self, request: BorrowRequest) -> Result<(), PagerFailure> {
@@ -357,10 +431,12 @@ impl Driver {
     fn take_in(&mut self, event: Event, came: Came) -> Result<(), PagerFailure> {
         self.step += 1;
         let mut actions = mem::take(&mut self.actions);
+        self.hear_siblings();
         self.node.handle(self.now(), event, &mut actions).map_err(|violation| match event {
             Event::Message { from, .. } => PagerFailure::of(from, violation.to_string()),
             _ => here(violation.to_string()),
         })?;
+        self.siblings.tell(self.shard, self.node.pace());
         for action in actions.drain(..) {
             if !self.batch.takes(&action) {
                 self.carry_out_batch()?;
@@ -409,7 +485,7 @@ impl Driver {
 
     /// Does all that is gathered, in the order that [`batch`] gives reasons for.
     fn carry_out_batch(&mut self) -> Result<(), PagerFailure> {
-        let Driver { clock, batch, pages, links, waiting, ahead, .. } = self;
+        let Driver { clock, layout, batch, pages, links, waiting, ahead, .. } = self;
         for &Install { run, source, rights, waiters } in &batch.installs {
             let bytes = match source {
                 Source::Zeros => Bytes::Zero,
@@ -435,7 +511,6 @@ impl Driver {
         }
         for &run in &batch.discards {
             if let Some(ahead) = ahead {
-                let layout = pages.memory().layout();
                 run.iter().filter_map(|gfn| layout.index(gfn)).for_each(|index| ahead.lost(index));
             }
             pages.discard(run).map_err(failed_here)?;
@@ -476,7 +551,7 @@ impl Driver {
             forgotten_tables: self.pages.forgotten(),
             asked_ahead: self.asked_ahead,
             arrivals: self.arrivals,
-            hottest: self.hot.hottest(self.pages.memory().layout()),
+            hottest: self.hot.hottest(&self.layout),
             resident_bytes: self.pages.memory().resident_bytes(),
             protocol: self.node.counters(),
             holdings: self.node.holdings(),
@@ -496,18 +571,20 @@ fn served(gfn: Gfn, rights: Access) -> Served {
     }
 }
 
-/// Makes sure that the memfd holds nothing that this node does not hold: pages of zeros that a load through the
-/// alias has created are given back, anything else is refused.
-fn drop_strays(node: &Node, memory: &NodeMemory) -> Result<(), PagerError> {
-    let layout = memory.layout();
-    let mut whole = vec![false; (layout.pages() / EXTENT_PAGES) as usize];
-    for index in node.whole_extents().filter_map(|extent| layout.extent_index(extent)) {
+/// Makes sure that the memfd holds nothing of this part of memory that this node does not hold: pages of zeros that a load
+/// through the alias has created are given back, anything else is refused.
+fn drop_strays(node: &Node, memory: &NodeMemory, part: &Layout) -> Result<(), PagerError> {
+    let mut whole = vec![false; (part.pages() / EXTENT_PAGES) as usize];
+    for index in node.whole_extents().filter_map(|extent| part.extent_index(extent)) {
         whole[index] = true;
     }
     let mut page = [0; PAGE_BYTES];
     for (first, pages) in memory.present_runs()? {
-        for index in (first..first + pages).filter(|index| !whole[index / EXTENT_PAGES as usize]) {
-            let Some(gfn) = layout.gfn_at(index) else { continue };
+        for gfn in (first..first + pages).filter_map(|index| memory.layout().gfn_at(index)) {
+            // What is not of this part, another pager looks at.
+            if part.index(gfn).is_none_or(|index| whole[index / EXTENT_PAGES as usize]) {
+                continue;
+            }
             memory.read_page(gfn, &mut page)?;
             if page != ZERO_PAGE {
                 return Err(PagerError::Stray(gfn));

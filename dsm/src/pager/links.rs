@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use tracing::{debug, info, warn};
 
 use super::PagerFailure;
-use crate::ids::{NodeId, NodeSet, PAGE_BYTES};
+use crate::ids::{NodeId, NodeSet, Shard, PAGE_BYTES};
 use crate::link::session::{Epoch, Greeting, Refused, Side};
 use crate::link::{Connection, Filled, Flushed, Link, LinkCounts, LinkError, Received, RoomSign};
 use crate::protocol::{Message, Micros};
@@ -22,19 +22,35 @@ use crate::protocol::{Message, Micros};
 /// A deadline that is noticed so much too late was slept through: the whole process, or the host, was not running.
 const OVERSLEPT_US: Micros = 1_000_000;
 
+/// One of the links between two nodes: each shard has its own.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Lane {
+    /// To whom.
+    pub peer: NodeId,
+    /// Whose pages go over it.
+    pub shard: Shard,
+}
+
+impl From<NodeId> for Lane {
+    /// The only one to this peer, where nodes have one pager.
+    fn from(peer: NodeId) -> Self {
+        Lane { peer, shard: Shard::FIRST }
+    }
+}
+
 /// How links that break are replaced.
 pub struct Resume {
     /// For how long a peer may be without a link that works before it is lost.
     pub limit: Duration,
-    /// Called on the pager's thread when a link has broken; must not wait for anything.
+    /// Called on a pager thread when one of its links has broken; must not wait for anything.
     pub on_break: Box<dyn Fn(LinkBroke) + Send + Sync>,
 }
 
 /// A link has broken.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LinkBroke {
-    /// The link to whom.
-    pub peer: NodeId,
+    /// Which.
+    pub lane: Lane,
     /// What was seen of it, in one sentence.
     pub how: String,
     /// If it is this node that dials: what to say. The answer goes to [`Pager::relink`](super::Pager::relink) with
@@ -66,8 +82,9 @@ struct Peer {
     how: String,
 }
 
-/// All connections of a pager.
+/// All connections of a pager thread.
 pub(super) struct Links {
+    shard: Shard,
     epoll: Arc<OwnedFd>,
     /// By node number; none for this node itself.
     peers: Vec<Option<Peer>>,
@@ -78,30 +95,32 @@ pub(super) struct Links {
     /// Peers whose links may have more than was taken, of which `epoll` need not tell.
     unread: NodeSet,
     /// `None`: a link that breaks is a lost peer.
-    resume: Option<Resume>,
+    resume: Option<Arc<Resume>>,
     /// No peer is lost before: this thread has not been running for a while, and looks around first.
     not_before: Micros,
 }
 
 impl Links {
-    /// Connections of node `me` over `links`. Their readiness is told by `epoll` with the peer's number.
+    /// Connections of a shard of node `me` over `links`, which are this shard's. Their readiness is told by `epoll` with the
+    /// peer's number.
     ///
     /// # Errors
     /// If they cannot be watched.
     pub fn new(
-        me: NodeId,
+        (me, shard): (NodeId, Shard),
         nodes: u8,
-        links: Vec<(NodeId, Box<dyn Link>)>,
+        links: Vec<(Lane, Box<dyn Link>)>,
         epoll: Arc<OwnedFd>,
-        resume: Option<Resume>,
+        resume: Option<Arc<Resume>>,
     ) -> Result<Self, Errno> {
         let mut peers: Vec<Option<Peer>> = (0..nodes).map(|_| None).collect();
-        for (peer, link) in links {
+        for (Lane { peer, .. }, link) in links {
             let connection = Connection::new(link, Side::of(me, peer));
             watch(&epoll, &connection, peer)?;
             peers[peer.index()] = Some(Peer { connection, blocked: false, how: String::new() });
         }
         Ok(Links {
+            shard,
             epoll,
             peers,
             closed: LinkCounts::default(),
@@ -241,7 +260,8 @@ impl Links {
                 state.how = error.to_string();
                 warn!("link to {peer}: {error}; waiting for a new one");
                 let redial = state.connection.session().redial();
-                (resume.on_break)(LinkBroke { peer, how: error.to_string(), redial });
+                let lane = Lane { peer, shard: self.shard };
+                (resume.on_break)(LinkBroke { lane, how: error.to_string(), redial });
                 Ok(())
             }
             _ => Err(lost(peer, error)),

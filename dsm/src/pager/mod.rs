@@ -1,8 +1,9 @@
-//! The pager: the thread that drives the protocol from userfaultfd and from its links.
+//! The pager: the threads that drive the protocol from userfaultfd and from their links.
 //!
-//! One thread owns all of it: the userfaultfd, the protocol core, the connections to the peers. It waits in one
-//! `epoll` for the guest's faults, the peers' frames, commands of other threads, and the core's next deadline; it
-//! never waits for guest memory, a device or another pager. It carries out the core's actions in order.
+//! One thread owns all of a part of memory, a [shard](crate::stripes): a userfaultfd, a protocol core, a connection to each
+//! peer. It waits in one `epoll` for the guest's faults, the peers' frames, commands of other threads, and the core's next
+//! deadline; it never waits for guest memory, a device or another pager. It carries out the core's actions in order. A
+//! [`Pager`] is all of them: mostly one, more where one thread cannot serve as many faults as there are.
 //!
 //! **Nothing leaves before it is true.** Frames that an event gives rise to are queued (a page's bytes are read at that
 //! moment) and go out when all actions of the event are done. A page that was granted to another node is thus out of
@@ -28,6 +29,8 @@ mod driver;
 mod hot;
 mod links;
 mod pages;
+mod shard;
+mod siblings;
 mod stalls;
 mod stats;
 mod tables;
@@ -36,27 +39,30 @@ mod waiting;
 use std::io;
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{sync_channel, SyncSender};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::EventfdFlags;
 use thiserror::Error;
 use vm_memory::GuestMemoryMmap;
 
-use self::borrow::BorrowRequest;
-use self::driver::Driver;
+use self::borrow::{BorrowRequest, FetchRequest};
+use self::driver::{Driver, Neighbourhood};
 use self::links::NewLink;
-use crate::ids::{Gfn, NodeId, NODES_MAX};
+use self::shard::ShardThread;
+use self::siblings::Siblings;
+use crate::ids::{Gfn, NodeId, Shard, NODES_MAX};
 use crate::link::{Link, TcpLink};
 use crate::memory::{MemoryError, NodeMemory};
 use crate::protocol::{Access, HabitPolicy, LeasePolicy, Micros};
+use crate::stripes::Stripes;
 
 pub use arrivals::{Arrivals, Arrived};
 pub use borrow::{BorrowError, Borrowed, BorrowedPages, PageSet, Wanted, BORROW_PAGES_MAX};
 pub use hot::{HotPage, HOTTEST_MAX};
-pub use links::{LinkBroke, Rejoin, Resume};
+pub use links::{Lane, LinkBroke, Rejoin, Resume};
 pub use pages::PagesError;
 pub use stalls::Stall;
 pub use stats::{LatencyStats, PagerStats};
@@ -96,6 +102,8 @@ pub struct PagerConfig {
     pub lease: LeasePolicy,
     /// What this node makes of the way in which the pages are used whose home it is.
     pub habits: HabitPolicy,
+    /// How guest memory is shared out among the node's pager threads; the same on every node.
+    pub stripes: Stripes,
     /// Whether guest memory is tracked.
     pub tracking: Tracking,
     /// Whether pages are asked for before the guest does.
@@ -152,7 +160,7 @@ pub struct PagerFailure {
     pub peer: Option<NodeId>,
     /// What happened, in one sentence.
     pub what: String,
-    /// How many pages only that peer has, as far as this node is their home; see
+    /// How many pages only that peer has, as far as this node is their home: of all of the node's pagers; see
     /// [`Node::pages_only_at`](crate::protocol::Node::pages_only_at).
     pub pages_only_there: Option<u64>,
 }
@@ -171,7 +179,7 @@ impl PagerFailure {
 
 /// What the pager calls.
 pub struct PagerHooks {
-    /// Called at most once, on the pager's thread; must not wait for anything that needs the pager.
+    /// Called at most once, on a pager thread; must not wait for anything that needs the pager.
     pub on_failure: Box<dyn Fn(PagerFailure) + Send + Sync>,
     /// What this host makes of guest page tables, where it does; see [`TableCache`].
     pub tables: Option<Box<dyn TableCache>>,
@@ -191,8 +199,12 @@ impl From<Box<dyn Fn(PagerFailure) + Send + Sync>> for PagerHooks {
     }
 }
 
-/// What other threads ask of the pager thread.
+/// [`PagerHooks::on_failure`], for all threads.
+type OnFailure = Arc<dyn Fn(PagerFailure) + Send + Sync>;
+
+/// What other threads ask of a pager thread.
 enum Command {
+    Fetch(FetchRequest),
     Borrow(BorrowRequest),
     Return(PageSet),
     Stats(SyncSender<PagerStats>),
@@ -228,42 +240,31 @@ impl AsFd for Bell {
     }
 }
 
-/// A running pager.
+/// A node's running pager: all of its pager threads.
 pub struct Pager {
     memory: Arc<NodeMemory>,
     alias: GuestMemoryMmap,
-    /// `None` with [`Tracking::Off`].
-    thread: Option<Thread>,
-}
-
-struct Thread {
-    commands: SyncSender<Command>,
-    bell: Arc<Bell>,
-    state: Mutex<State>,
-}
-
-enum State {
-    /// (`None` only for the moment in which somebody waits for the thread's end.)
-    Running(Option<JoinHandle<PagerStats>>),
-    Stopped(Box<PagerStats>),
+    stripes: Stripes,
+    /// By shard; none with [`Tracking::Off`].
+    shards: Vec<ShardThread>,
 }
 
 impl Pager {
-    /// Starts the pager with a TCP connection to each peer. `on_failure` is called at most once, on the pager's
-    /// thread; it must not wait for anything that needs the pager.
+    /// Starts the pager with a TCP connection to each peer, or one for each shard. `on_failure` is called at most once, on a
+    /// pager thread; it must not wait for anything that needs the pager.
     ///
     /// # Errors
     /// If the configuration contradicts itself, memory was filled that is not preloaded, or the kernel refuses.
     pub fn start(
         config: PagerConfig,
         memory: Arc<NodeMemory>,
-        peers: Vec<(NodeId, TcpStream)>,
+        peers: Vec<(Lane, TcpStream)>,
         hooks: impl Into<PagerHooks>,
     ) -> Result<Pager, PagerError> {
-        let mut links: Vec<(NodeId, Box<dyn Link>)> = Vec::with_capacity(peers.len());
-        for (peer, stream) in peers {
-            let link = TcpLink::new(stream).map_err(|source| PagerError::Link { peer, source })?;
-            links.push((peer, Box::new(link)));
+        let mut links: Vec<(Lane, Box<dyn Link>)> = Vec::with_capacity(peers.len());
+        for (lane, stream) in peers {
+            let link = TcpLink::new(stream).map_err(|source| PagerError::Link { peer: lane.peer, source })?;
+            links.push((lane, Box::new(link)));
         }
         Pager::start_with_links(config, memory, links, hooks)
     }
@@ -275,63 +276,44 @@ impl Pager {
     pub fn start_with_links(
         config: PagerConfig,
         memory: Arc<NodeMemory>,
-        links: Vec<(NodeId, Box<dyn Link>)>,
+        links: Vec<(Lane, Box<dyn Link>)>,
         hooks: impl Into<PagerHooks>,
     ) -> Result<Pager, PagerError> {
-        let PagerHooks { on_failure, tables, resume } = hooks.into();
         check(&config, &memory, &links)?;
-        let alias = memory.alias_view();
-        if config.tracking == Tracking::Off {
-            return Ok(Pager { memory, alias, thread: None });
-        }
-        let system = |what| move |source| PagerError::System { what, source };
-        let (commands, inbox) = sync_channel(COMMANDS_MAX);
-        let bell = Arc::new(Bell::new().map_err(system("eventfd"))?);
-        let driver = Driver::new(config, memory.clone(), links, (tables, resume), (bell.clone(), inbox))?;
-        let thread = std::thread::Builder::new()
-            .name("pager".into())
-            .spawn(move || driver.run(&on_failure))
-            .map_err(system("starting the pager thread"))?;
-        let state = Mutex::new(State::Running(Some(thread)));
-        Ok(Pager { memory, alias, thread: Some(Thread { commands, bell, state }) })
+        let (alias, stripes) = (memory.alias_view(), config.stripes);
+        let shards = match config.tracking {
+            Tracking::Off => Vec::new(),
+            Tracking::On => start_threads(config, &memory, links, hooks.into())?,
+        };
+        Ok(Pager { memory, alias, stripes, shards })
     }
 
     /// What the pager has counted and measured so far; after [`Pager::stop`], until then.
     pub fn stats(&self) -> PagerStats {
-        let untracked = || PagerStats { nodes: 1, ..PagerStats::default() };
-        let mut stats = match &self.thread {
-            None => untracked(),
-            Some(thread) => {
-                let (reply, answer) = sync_channel(1);
-                match self.send(Command::Stats(reply)).ok().and_then(|()| answer.recv().ok()) {
-                    Some(stats) => stats,
-                    None => match &*thread.state.lock().unwrap_or_else(PoisonError::into_inner) {
-                        State::Stopped(stats) => (**stats).clone(),
-                        State::Running(_) => untracked(),
-                    },
-                }
-            }
-        };
+        let untracked = PagerStats { nodes: 1, ..PagerStats::default() };
+        let answers = self.ask(Command::Stats).into_iter().zip(&self.shards);
+        let each = answers.map(|(stats, shard)| stats.unwrap_or_else(|| shard.last_stats()));
+        let mut stats = each.reduce(PagerStats::joined).unwrap_or(untracked);
         stats.resident_bytes = self.memory.resident_bytes();
         stats
     }
 
-    /// Gives the pager a new link to `peer` in place of one that broke, or is about to. One that comes too late is
-    /// dropped. Does nothing when the pager has stopped.
-    pub fn relink(&self, peer: NodeId, link: Box<dyn Link>, rejoin: Rejoin) {
-        let _stopped = self.send(Command::Relink(NewLink { peer, link, rejoin }));
+    /// Gives the pager a new link in place of one that broke, or is about to. One that comes too late is dropped. Does nothing
+    /// when the pager has stopped, or has no such shard.
+    pub fn relink(&self, Lane { peer, shard }: Lane, link: Box<dyn Link>, rejoin: Rejoin) {
+        if let Some(shard) = self.shards.get(shard.index()) {
+            let _stopped = shard.send(Command::Relink(NewLink { peer, link, rejoin }));
+        }
     }
 
     /// How many pages only `peer` has, as far as this node is their home; see
     /// [`Node::pages_only_at`](crate::protocol::Node::pages_only_at). `None` when the pager has stopped.
     pub fn pages_only_at(&self, peer: NodeId) -> Option<u64> {
-        self.thread.as_ref()?;
-        let (reply, answer) = sync_channel(1);
-        self.send(Command::PagesOnlyAt(peer, reply)).ok()?;
-        answer.recv().ok()
+        let answers = self.ask(|reply| Command::PagesOnlyAt(peer, reply));
+        answers.into_iter().reduce(|one, other| Some(one? + other?)).flatten()
     }
 
-    /// Lets the pager thread run before every ordinary thread of this host (`SCHED_FIFO`, priority 1).
+    /// Lets the pager threads run before every ordinary thread of this host (`SCHED_FIFO`, priority 1).
     ///
     /// A vCPU that computes leaves its processor to an ordinary thread only after some milliseconds; with this, faults
     /// on a host whose processors are all busy are served as fast as on an idle one. Where processors are idle it
@@ -341,19 +323,18 @@ impl Pager {
     /// # Errors
     /// Without permission (`CAP_SYS_NICE`, `RLIMIT_RTPRIO`), or if the pager has stopped. The pager works as before.
     pub fn set_real_time(&self) -> io::Result<()> {
-        if self.thread.is_none() {
-            return Ok(());
-        }
-        let (reply, answer) = sync_channel(1);
-        self.send(Command::RealTime(reply)).map_err(io::Error::other)?;
-        answer.recv().map_err(io::Error::other)?
+        let stopped = || Err(io::Error::other(BorrowError::Stopped));
+        self.ask(Command::RealTime).into_iter().try_for_each(|answer| answer.unwrap_or_else(stopped))
     }
 
-    /// Has the pager thread look for the next event without sleeping for `span` after each one; zero, as at the start: not
-    /// at all. It then need not be woken, which costs a page some microseconds; and it takes a whole processor for as long as pages
-    /// come more often than that. Only for hosts that have one to spare. Does nothing when the pager has stopped.
+    /// Has the pager threads look for the next event without sleeping for `span` after each one; zero, as at the start: not
+    /// at all. They then need not be woken, which costs a page some microseconds; and each takes a whole processor for as
+    /// long as pages come more often than that. Only for hosts that have as many to spare. Does nothing when the pager has
+    /// stopped.
     pub fn set_busy_poll(&self, span: Duration) {
-        let _stopped = self.send(Command::BusyPoll(span.as_micros() as Micros));
+        for shard in &self.shards {
+            let _stopped = shard.send(Command::BusyPoll(span.as_micros() as Micros));
+        }
     }
 
     /// Brings `len` bytes at guest-physical address `gpa` here and keeps them until the guard is dropped. Waits until
@@ -374,38 +355,51 @@ impl Pager {
         BorrowedPages::new(self, pages)
     }
 
-    /// Stops the thread, closes the connections and the userfaultfd. Threads that wait for a page are released, to
+    /// Stops the threads, closes the connections and the userfaultfds. Threads that wait for a page are released, to
     /// memory that is right no more: see the module documentation for the order. Does nothing the second time.
     pub fn stop(&self) {
-        let Some(thread) = &self.thread else { return };
-        let mut state = thread.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if let State::Running(running) = &mut *state {
-            // It has ended already if nobody takes the command.
-            let _ = self.send(Command::Stop);
-            // A thread cannot wait for its own end: `on_failure` that stops the pager only asks for it.
-            let own =
-                running.as_ref().is_some_and(|running| running.thread().id() == std::thread::current().id());
-            if let Some(running) = running.take_if(|_| !own) {
-                *state = State::Stopped(Box::new(running.join().unwrap_or_default()));
-            }
+        self.shards.iter().for_each(ShardThread::tell_stop);
+        self.shards.iter().for_each(ShardThread::join);
+    }
+
+    /// Asks all threads the same, and waits for their answers, by shard; `None` of one that has stopped.
+    fn ask<T>(&self, question: impl Fn(SyncSender<T>) -> Command) -> Vec<Option<T>> {
+        let answers: Vec<_> = self.shards.iter().map(|shard| shard.ask(&question)).collect();
+        answers.into_iter().map(|answer| answer.recv().ok()).collect()
+    }
+
+    /// The pages of a set by shard, ascending; a shard may come more than once.
+    fn parts(&self, pages: &PageSet) -> Vec<(Shard, PageSet)> {
+        match self.shards.len() {
+            0 => Vec::new(),
+            1 => vec![(Shard::FIRST, pages.clone())],
+            _ => pages.parts(|gfn| self.stripes.shard_of(self.memory.layout(), gfn)),
         }
     }
 
-    /// Waits until the pages are here. How many were not.
-    fn collect(&self, pages: &PageSet) -> Result<u64, BorrowError> {
-        if self.thread.is_none() || pages.pages().is_empty() {
+    /// Waits until one shard's pages are here. How many were not.
+    fn collect(&self, shard: Shard, pages: &PageSet) -> Result<u64, BorrowError> {
+        let Some(thread) = self.shards.get(shard.index()).filter(|_| !pages.pages().is_empty()) else {
             return Ok(0);
-        }
+        };
         let (ready, told) = sync_channel(1);
-        self.send(Command::Borrow(BorrowRequest { pages: pages.clone(), ready }))?;
+        thread.send(Command::Borrow(BorrowRequest { pages: pages.clone(), ready }))?;
         told.recv().map_err(|_| BorrowError::Stopped)
     }
 
-    fn send(&self, command: Command) -> Result<(), BorrowError> {
-        let Some(thread) = &self.thread else { return Ok(()) };
-        thread.commands.send(command).map_err(|_| BorrowError::Stopped)?;
-        thread.bell.ring();
-        Ok(())
+    /// Has one shard's pages brought here, without waiting for them. Those that are not here are counted before any command
+    /// that the shard is given later.
+    fn fetch(&self, shard: Shard, pages: &PageSet, missing: &Arc<AtomicU64>) -> Result<(), BorrowError> {
+        let Some(thread) = self.shards.get(shard.index()) else { return Ok(()) };
+        thread.send(Command::Fetch(FetchRequest { pages: pages.clone(), missing: missing.clone() }))
+    }
+
+    /// Gives one shard's pages back.
+    fn give_back(&self, shard: Shard, pages: PageSet) {
+        if let Some(thread) = self.shards.get(shard.index()) {
+            // A pager that has stopped has nothing to give back to.
+            let _ = thread.send(Command::Return(pages));
+        }
     }
 }
 
@@ -415,19 +409,69 @@ impl Drop for Pager {
     }
 }
 
+/// Starts a thread for each shard; all of memory is tracked before the first one runs.
+fn start_threads(
+    config: PagerConfig,
+    memory: &Arc<NodeMemory>,
+    mut links: Vec<(Lane, Box<dyn Link>)>,
+    hooks: PagerHooks,
+) -> Result<Vec<ShardThread>, PagerError> {
+    let system = |what| move |source| PagerError::System { what, source };
+    let PagerHooks { on_failure, tables, resume } = hooks;
+    let bells = config.stripes.shards().map(|_| Bell::new().map(Arc::new)).collect::<io::Result<Vec<_>>>();
+    let bells = bells.map_err(system("eventfd"))?;
+    let (siblings, epoch) = (Siblings::new(bells.clone()), std::time::Instant::now());
+    let shared = tables.map(tables::shared);
+    let resume = resume.map(Arc::new);
+    let count = bells.len();
+    let mut ready = Vec::with_capacity(count);
+    let shards = config.stripes.shards().zip(bells);
+    for ((shard, bell), config) in shards.zip(std::iter::repeat_n(config, count)) {
+        let (commands, inbox) = sync_channel(COMMANDS_MAX);
+        let (own, others) = links.into_iter().partition(|(lane, _)| lane.shard == shard);
+        links = others;
+        let neighbourhood = Neighbourhood {
+            shard,
+            links: own,
+            tables: shared.as_ref().map(|make| make()),
+            resume: resume.clone(),
+            bell: bell.clone(),
+            commands: inbox,
+            siblings: siblings.clone(),
+            epoch,
+        };
+        ready.push((shard, Driver::new(config, memory, neighbourhood)?, (bell, commands)));
+    }
+    let on_failure: OnFailure = Arc::from(on_failure);
+    let mut threads: Vec<ShardThread> = Vec::with_capacity(ready.len());
+    for (shard, driver, ends) in ready {
+        match ShardThread::start(shard, driver, on_failure.clone(), ends) {
+            Ok(thread) => threads.push(thread),
+            Err(source) => {
+                threads.iter().for_each(ShardThread::tell_stop);
+                threads.iter().for_each(ShardThread::join);
+                return Err(PagerError::System { what: "starting a pager thread", source });
+            }
+        }
+    }
+    Ok(threads)
+}
+
 /// Whether the configuration is one that can be.
 fn check(
     config: &PagerConfig,
     memory: &NodeMemory,
-    links: &[(NodeId, Box<dyn Link>)],
+    links: &[(Lane, Box<dyn Link>)],
 ) -> Result<(), PagerError> {
     let PagerConfig { me, nodes, .. } = *config;
-    let mut peers: Vec<NodeId> = links.iter().map(|(peer, _)| *peer).collect();
-    peers.sort_unstable();
+    let mut lanes: Vec<Lane> = links.iter().map(|(lane, _)| *lane).collect();
+    lanes.sort_unstable();
+    let others = (0..nodes).map(NodeId).filter(|&node| node != me);
+    let wanted = others.flat_map(|peer| config.stripes.shards().map(move |shard| Lane { peer, shard }));
     let why = if usize::from(nodes) > NODES_MAX || me.0 >= nodes {
         "node numbers go from 0 up to the number of nodes, at most 32"
-    } else if !(0..nodes).map(NodeId).filter(|&node| node != me).eq(peers.iter().copied()) {
-        "there must be one connection to each other node"
+    } else if !wanted.eq(lanes.iter().copied()) {
+        "there must be one connection to each other node for each shard"
     } else if memory.layout().regions().iter().any(|region| region.home.0 >= nodes) {
         "the layout names a node that is not there"
     } else if config.tracking == Tracking::Off && nodes != 1 {
@@ -435,5 +479,5 @@ fn check(
     } else {
         return Ok(());
     };
-    Err(PagerError::Config { me, nodes, peers, why })
+    Err(PagerError::Config { me, nodes, peers: lanes.iter().map(|lane| lane.peer).collect(), why })
 }

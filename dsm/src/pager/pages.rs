@@ -17,6 +17,7 @@ use thiserror::Error;
 
 use super::tables::{may_be_table, TableCache};
 use crate::ids::{Extent, Gfn, Run, EXTENT_BYTES, EXTENT_PAGES, PAGE_BYTES};
+use crate::layout::Layout;
 use crate::memory::{MemoryError, NodeMemory};
 use crate::protocol::Access;
 use crate::uffd::{Fault, FaultBatch, Placed, Protection, UffdCounts, UffdError, Userfaultfd, Waiters};
@@ -58,11 +59,13 @@ pub enum PagesError {
     },
 }
 
-/// The guest's pages on this node, as the pager changes them.
+/// The guest's pages of one part of memory on this node, as the pager changes them.
 pub(crate) struct GuestPages {
     // Before `memory`: closed while the mapping that it watches still exists.
     uffd: Userfaultfd,
     memory: Arc<NodeMemory>,
+    /// Which part. All indices are of this.
+    part: Arc<Layout>,
     untouched: BitSet,
     /// Extents that are not tracked, by dense index.
     untracked: BitSet,
@@ -75,30 +78,52 @@ pub(crate) struct GuestPages {
 }
 
 impl GuestPages {
-    /// Starts to track all of guest memory.
+    /// Starts to track a part of guest memory.
     pub(crate) fn new(
         memory: Arc<NodeMemory>,
+        part: Arc<Layout>,
         tables: Option<Box<dyn TableCache>>,
     ) -> Result<Self, PagesError> {
-        let mut uffd = Userfaultfd::open()?;
-        let (hva, length) = memory.guest_range();
-        // SAFETY: the guest mapping is shared memory that `memory` owns and gives out as addresses only. It stays
-        // mapped as long as `memory`, which this object keeps for longer than `uffd`.
-        unsafe { uffd.register(hva, length)? };
-        let pages = memory.layout().pages() as usize;
+        let pages = part.pages() as usize;
         let ram_end_gpa = memory.layout().regions().last().map_or(0, |region| region.end().gpa());
-        let (untouched, untracked) = (BitSet::new(pages), BitSet::new(pages / EXTENT_PAGES as usize));
-        Ok(GuestPages {
-            uffd,
+        let mut this = GuestPages {
+            uffd: Userfaultfd::open()?,
             memory,
-            untouched,
-            untracked,
+            part,
+            untouched: BitSet::new(pages),
+            untracked: BitSet::new(pages / EXTENT_PAGES as usize),
             discards: 0,
             tables,
             forgotten: 0,
             ram_end_gpa,
             scratch: Box::new(ZERO_PAGE),
-        })
+        };
+        this.register_all()?;
+        Ok(this)
+    }
+
+    /// Tracks all of the part.
+    fn register_all(&mut self) -> Result<(), PagesError> {
+        let mut next = None::<(u64, u64)>;
+        for region in self.part.regions() {
+            let (hva, length) = (self.hva(region.start)?, region.pages * PAGE_BYTES as u64);
+            // Regions lie one behind the other in the mapping: those that touch there are tracked with one call.
+            match &mut next {
+                Some((start, bytes)) if *start + *bytes == hva => *bytes += length,
+                other => {
+                    if let Some((hva, length)) = other.replace((hva, length)) {
+                        // SAFETY: as below.
+                        unsafe { self.uffd.register(hva, length)? };
+                    }
+                }
+            }
+        }
+        if let Some((hva, length)) = next {
+            // SAFETY: the guest mapping is shared memory that `memory` owns and gives out as addresses only. It stays
+            // mapped as long as `memory`, which this object keeps for longer than `uffd`.
+            unsafe { self.uffd.register(hva, length)? };
+        }
+        Ok(())
     }
 
     pub(crate) fn memory(&self) -> &NodeMemory {
@@ -238,7 +263,7 @@ impl GuestPages {
     /// Tracks an owned extent page by page again.
     pub(crate) fn split_extent(&mut self, extent: Extent) -> Result<(), PagesError> {
         let (hva, index) = (self.memory.extent_hva(extent)?, self.index_of(extent)?);
-        // SAFETY: as in `new`. (To register what is registered already changes nothing.)
+        // SAFETY: as in `register_all`. (To register what is registered already changes nothing.)
         match unsafe { self.uffd.register(hva, EXTENT_BYTES) } {
             Ok(()) => {
                 if self.untracked.take(index) {
@@ -251,12 +276,10 @@ impl GuestPages {
         }
     }
 
-    /// Tracks all of guest memory, which then is one mapping for the kernel.
+    /// Tracks all of the part, each run of which then is one mapping for the kernel.
     fn track_all(&mut self) -> Result<(), PagesError> {
-        let (hva, length) = self.memory.guest_range();
-        // SAFETY: as in `new`.
-        unsafe { self.uffd.register(hva, length)? };
-        for index in 0..(length / EXTENT_BYTES) as usize {
+        self.register_all()?;
+        for index in 0..(self.part.pages() / EXTENT_PAGES) as usize {
             if self.untracked.take(index) {
                 self.each_page(index, BitSet::insert);
             }
@@ -284,11 +307,11 @@ impl GuestPages {
     }
 
     fn take_untouched(&mut self, gfn: Gfn) -> bool {
-        self.memory.layout().index(gfn).is_some_and(|index| self.untouched.take(index))
+        self.part.index(gfn).is_some_and(|index| self.untouched.take(index))
     }
 
     fn index_of(&self, extent: Extent) -> Result<usize, MemoryError> {
-        self.memory.layout().extent_index(extent).ok_or(MemoryError::NotRam(extent.first()))
+        self.part.extent_index(extent).ok_or(MemoryError::NotRam(extent.first()))
     }
 
     fn each_page(&mut self, extent_index: usize, change: fn(&mut BitSet, usize)) {

@@ -71,6 +71,17 @@ impl Stalls {
     }
 }
 
+/// What threads have waited for two pagers, `one` and `other`, each thread once.
+pub(super) fn joined(mut one: Vec<(u32, Stall)>, other: &[(u32, Stall)]) -> Vec<(u32, Stall)> {
+    for &(thread, stall) in other {
+        match one.iter_mut().find(|(known, _)| *known == thread) {
+            Some((_, known)) => known.merge(&stall),
+            None => one.push((thread, stall)),
+        }
+    }
+    one
+}
+
 /// Whether a thread is one of this process.
 pub(super) fn is_of_this_process(thread: ThreadId) -> bool {
     let Ok(thread) = libc::pid_t::try_from(thread.0) else { return false };

@@ -1,8 +1,8 @@
 //! What a pager has measured.
 
 use super::arrivals::Arrivals;
-use super::hot::HotPage;
-use super::stalls::Stall;
+use super::hot::{HotPage, HOTTEST_MAX};
+use super::stalls::{self, Stall};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
@@ -125,6 +125,16 @@ pub struct PagerStats {
 }
 
 impl PagerStats {
+    /// The figures of two pagers of the same node as those of one.
+    pub(super) fn joined(self, other: PagerStats) -> PagerStats {
+        let (nodes, resident_bytes) = (self.nodes, self.resident_bytes);
+        let mut both = PagerStats { stalls: stalls::joined(self.stalls.clone(), &other.stalls), ..self };
+        both.merge(&PagerStats { stalls: Vec::new(), ..other });
+        both.hottest.sort_by_key(|page| std::cmp::Reverse(page.reads.saturating_add(page.writes)));
+        both.hottest.truncate(HOTTEST_MAX);
+        PagerStats { nodes, resident_bytes, ..both }
+    }
+
     /// Adds another node's figures to these.
     pub fn merge(&mut self, other: &PagerStats) {
         self.nodes += other.nodes;
@@ -199,6 +209,7 @@ fn merge_counters(sum: &mut Counters, other: &Counters) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::Gfn;
 
     fn recorded(latencies: impl IntoIterator<Item = u64>) -> LatencyStats {
         let mut recorder = LatencyRecorder::default();
@@ -223,6 +234,27 @@ mod tests {
         let mut merged = LatencyStats::default();
         merged.merge(&some);
         assert_eq!(merged, some);
+    }
+
+    #[test]
+    fn pagers_of_one_node_are_one_node_and_a_thread_that_waited_for_both_is_one_thread() {
+        let stall = |faults| Stall { faults, waited_us: 10 * faults };
+        let hot = |gfn, reads| HotPage { gfn: Gfn(gfn), reads, writes: 1 };
+        let stats = |stalls, hottest| PagerStats {
+            nodes: 1,
+            discards: 3,
+            resident_bytes: 4096,
+            faults_read: recorded([5]),
+            stalls,
+            hottest,
+            ..PagerStats::default()
+        };
+        let one = stats(vec![(7, stall(1)), (8, stall(2))], (0..15).map(|page| hot(page, 100)).collect());
+        let other = stats(vec![(9, stall(3)), (7, stall(4))], (15..30).map(|page| hot(page, 200)).collect());
+        let both = one.joined(other);
+        assert_eq!((both.nodes, both.discards, both.resident_bytes, both.faults_read.count), (1, 6, 4096, 2));
+        assert_eq!(both.stalls, [(7, stall(5)), (8, stall(2)), (9, stall(3))]);
+        assert_eq!((both.hottest.len(), both.hottest[0], both.hottest[19]), (20, hot(15, 200), hot(4, 100)));
     }
 
     #[test]

@@ -7,6 +7,8 @@
 //! dropped: after the page is out of the guest's reach (or KVM could read it once more), and before anybody else may write
 //! it. How is the VMM's business: see [`TableCache`].
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use crate::ids::{Gfn, PAGE_BYTES};
 
 /// What a host has made of guest page tables. With hardware that walks the guest's own tables there is no such thing.
@@ -16,6 +18,21 @@ pub trait TableCache: Send {
     /// # Errors
     /// In one line, when it cannot be done: the node's part in the guest ends.
     fn forget(&mut self, gfn: Gfn) -> Result<(), String>;
+}
+
+/// One cache for several pagers. The lock is taken only to forget a table, on hosts that read any.
+struct Shared(Arc<Mutex<Box<dyn TableCache>>>);
+
+impl TableCache for Shared {
+    fn forget(&mut self, gfn: Gfn) -> Result<(), String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).forget(gfn)
+    }
+}
+
+/// Shares a cache among the pagers of a node: each gets one that is made so.
+pub(super) fn shared(tables: Box<dyn TableCache>) -> impl Fn() -> Box<dyn TableCache> {
+    let tables = Arc::new(Mutex::new(tables));
+    move || Box::new(Shared(tables.clone()))
 }
 
 /// Present and accessed (SDM 3A 4.5, APM 2 5.4): KVM sets the second whenever it makes a translation from an entry.

@@ -40,6 +40,22 @@ impl Default for LeasePolicy {
     }
 }
 
+/// What a node is about, as far as it decides how long pages are held. Where several cores share a node's memory, each hears
+/// the others' ([`Node::hear_elsewhere`](super::Node::hear_elsewhere)): one instruction may need pages of several.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Pace {
+    /// Whether requests are out.
+    pub waiting: bool,
+    /// When the last one was fulfilled.
+    pub fulfilled: Micros,
+    /// The present or last turn.
+    pub turn: Turn,
+    /// When it was taken.
+    pub since: Micros,
+    /// The latest turn seen anywhere.
+    pub latest: Turn,
+}
+
 /// A page that is fetched again after so many times [`LeasePolicy::max_us`] has no past.
 const MEMORY_LEASES: u64 = 8;
 /// Most doublings of a lease.
@@ -68,12 +84,47 @@ pub(super) struct Leases {
     latest: Turn,
     /// When the last request of this node was fulfilled.
     fulfilled: Micros,
+    /// The node waits for pages that are another core's.
+    waits_elsewhere: bool,
 }
 
 impl Leases {
     /// Leases of node `me` of `nodes`.
     pub fn new(policy: LeasePolicy, me: NodeId, nodes: u8) -> Self {
-        Leases { policy, me, nodes, mine: Turn(0), since: 0, latest: Turn(0), fulfilled: 0 }
+        Leases {
+            policy,
+            me,
+            nodes,
+            mine: Turn(0),
+            since: 0,
+            latest: Turn(0),
+            fulfilled: 0,
+            waits_elsewhere: false,
+        }
+    }
+
+    /// What this core is about; `waiting` if requests are out.
+    pub fn pace(&self, waiting: bool) -> Pace {
+        let Leases { mine, since, latest, fulfilled, .. } = *self;
+        Pace { waiting, fulfilled, turn: mine, since, latest }
+    }
+
+    /// What the node's other cores are about.
+    pub fn hear_elsewhere(&mut self, pace: Pace) {
+        if !self.grows() {
+            return;
+        }
+        self.waits_elsewhere = pace.waiting;
+        self.fulfilled = self.fulfilled.max(pace.fulfilled);
+        self.heard(pace.latest);
+        if self.mine.is_before(pace.turn) {
+            (self.mine, self.since) = (pace.turn, pace.since);
+        }
+    }
+
+    /// Whether the node waits for pages that are another core's.
+    pub fn waits_elsewhere(&self) -> bool {
+        self.waits_elsewhere
     }
 
     /// Another node's turn was seen.
@@ -128,7 +179,7 @@ impl Leases {
             return base;
         }
         let longest = granted.saturating_add(self.span(history.level));
-        match collecting {
+        match collecting || self.waits_elsewhere {
             true => longest,
             false => longest.min(base.max(self.calm_from())),
         }
@@ -140,7 +191,7 @@ impl Leases {
     }
 
     fn is_calm(&self, now: Micros, collecting: bool) -> bool {
-        !collecting && now >= self.calm_from()
+        !collecting && !self.waits_elsewhere && now >= self.calm_from()
     }
 
     fn calm_from(&self) -> Micros {
@@ -238,6 +289,37 @@ mod tests {
         assert_eq!(leases.expires(history, 0, true, first), 50);
         assert_eq!(leases.expires(history, 0, true, mine), 50);
         assert_eq!(leases.expires(history, 0, true, mine.next_of(NodeId(0))), 10_000);
+    }
+
+    #[test]
+    fn what_is_waited_for_elsewhere_is_part_of_the_collection() {
+        let (mut leases, later) = (leases(), Turn(1 << 20));
+        let pace = Pace { waiting: true, fulfilled: 3_000, ..leases.pace(false) };
+        leases.hear_elsewhere(pace);
+        let history = torn(&leases, 8);
+        assert_eq!(leases.expires(history, 0, false, later), 10_000);
+        let mut lost = History::default();
+        leases.lost(&mut lost, 9_000, false);
+        assert!(lost.torn);
+        leases.hear_elsewhere(Pace { waiting: false, ..pace });
+        assert_eq!(leases.expires(history, 0, false, later), 3_050, "the last page came there");
+    }
+
+    #[test]
+    fn all_cores_of_a_node_collect_in_one_turn() {
+        let (mut one, mut other) = (leases(), leases());
+        one.heard(Turn(1 << 20));
+        let turn = one.turn(1_000, false);
+        other.hear_elsewhere(one.pace(true));
+        assert_eq!(other.turn(1_020, false), turn);
+        // An older turn of this one's is not taken back.
+        other.hear_elsewhere(Pace { turn: Turn(1), ..one.pace(true) });
+        assert_eq!(other.turn(1_030, false), turn);
+        other.hear_elsewhere(one.pace(false));
+        let next = other.turn(2_000, false);
+        assert!(turn.is_before(next), "calm everywhere: the next turn");
+        one.hear_elsewhere(other.pace(true));
+        assert_eq!(one.turn(2_010, false), next);
     }
 
     #[test]

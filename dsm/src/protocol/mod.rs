@@ -34,7 +34,7 @@ mod violation;
 pub use counters::{Counters, Holdings};
 pub use habit::{HabitPolicy, MigratoryPolicy};
 pub use homes::{Home, Membership, Term};
-pub use lease::LeasePolicy;
+pub use lease::{LeasePolicy, Pace};
 pub use merge::MergePolicy;
 pub use node::{Node, NodeConfig};
 pub use table::Rights;

@@ -8,7 +8,7 @@ use super::drain::Drain;
 use super::habit::HabitPolicy;
 use super::handover::Handovers;
 use super::homes::{Home, Homes, Membership};
-use super::lease::{LeasePolicy, Leases};
+use super::lease::{LeasePolicy, Leases, Pace};
 use super::owner::Deferred;
 use super::requester::Wanted;
 use super::table::{InFlight, PageTable, Place, Rights};
@@ -309,6 +309,24 @@ impl Node {
     pub fn next_deadline(&self) -> Option<Micros> {
         let orders = self.deferred.iter().filter_map(|deferred| self.obeys_at(deferred));
         orders.chain(self.directory.next_deadline()).chain(self.next_handover()).min()
+    }
+
+    /// What this core is about, for others that share the node's memory with it.
+    pub fn pace(&self) -> Pace {
+        self.leases.pace(self.wanted.len() > 0)
+    }
+
+    /// What the node does in memory that is not this core's (all other cores together). Without this the core takes its
+    /// memory for all there is. It decides only how long pages are held.
+    pub fn hear_elsewhere(&mut self, pace: Pace) {
+        self.leases.hear_elsewhere(pace);
+    }
+
+    /// Whether pages may be held only for as long as the node waits for others elsewhere: once it does not,
+    /// [`Node::next_deadline`] may be earlier.
+    pub fn holds_for_elsewhere(&self) -> bool {
+        self.leases.waits_elsewhere()
+            && self.deferred.iter().any(|deferred| self.obeys_at(deferred).is_some())
     }
 
     /// What happened so far.

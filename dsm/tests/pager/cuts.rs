@@ -125,7 +125,8 @@ fn a_peer_that_does_not_come_back_is_lost_at_the_limit_with_what_only_it_had() {
             let _ = tell.send(broke);
         }),
     };
-    let node = start_with(config(0, 2), memory, vec![(NodeId(1), link)], Some(resume)).expect("starts");
+    let node =
+        start_with(config(0, 2), memory, vec![(NodeId(1).into(), link)], Some(resume)).expect("starts");
     // The peer takes an extent of this node's, and then goes.
     let request =
         Message::Request { gfn: Gfn(3), access: Access::Read, held: false, turn: Default::default() };
@@ -135,7 +136,7 @@ fn a_peer_that_does_not_come_back_is_lost_at_the_limit_with_what_only_it_had() {
     peer.read_exact(&mut grant).expect("a grant");
     drop(peer);
     let broke = told.recv_timeout(HANG).expect("it is told");
-    assert_eq!((broke.peer, broke.redial), (NodeId(1), None), "node 1 dials");
+    assert_eq!((broke.lane, broke.redial), (NodeId(1).into(), None), "node 1 dials");
     let failure = node.failures.recv_timeout(HANG).expect("it is lost");
     assert_eq!((failure.peer, failure.pages_only_there), (Some(NodeId(1)), Some(EXTENT_PAGES)));
     assert!(failure.what.ends_with("and no link worked for 300 ms"), "{failure}");
@@ -149,7 +150,7 @@ fn without_anybody_to_replace_it_a_broken_link_is_a_lost_peer() {
     let (near, far) = tcp_pair();
     let memory = NodeMemory::new(layout(2, 1)).expect("memory");
     let link = Box::new(TcpLink::new(near).expect("link"));
-    let node = start(config(1, 2), memory, vec![(NodeId(0), link)]).expect("starts");
+    let node = start(config(1, 2), memory, vec![(NodeId(0).into(), link)]).expect("starts");
     drop(far);
     let failure = node.failures.recv_timeout(HANG).expect("it is lost");
     assert_eq!((failure.peer, failure.what.as_str()), (Some(NodeId(0)), "the connection was closed"));

@@ -170,8 +170,8 @@ fn with_a_third() -> (Vec<Node>, Vec<Peer>) {
     let (silent_0, far_0) = tcp_pair();
     let (silent_1, far_1) = tcp_pair();
     let links = [
-        vec![(NodeId(1), link(to_1)), (NodeId(2), link(silent_0))],
-        vec![(NodeId(0), link(to_0)), (NodeId(2), link(silent_1))],
+        vec![(NodeId(1).into(), link(to_1)), (NodeId(2).into(), link(silent_0))],
+        vec![(NodeId(0).into(), link(to_0)), (NodeId(2).into(), link(silent_1))],
     ];
     let node = |(me, links)| {
         let memory = NodeMemory::new(layout(3, 1)).expect("memory");

@@ -269,7 +269,7 @@ fn configurations_that_cannot_be_are_refused() {
             let stream = tcp_pair().0;
             let link: Box<dyn tessera_dsm::link::Link> =
                 Box::new(tessera_dsm::link::TcpLink::new(stream).expect("link"));
-            (NodeId(peer), link)
+            (NodeId(peer).into(), link)
         };
         let result = start(config, memory, links.into_iter().map(link).collect());
         assert!(matches!(result.map(drop), Err(PagerError::Config { .. })));
@@ -289,7 +289,7 @@ pub fn lone_node() -> (Node, std::net::TcpStream) {
     let memory = NodeMemory::new(layout(2, 1)).expect("memory");
     let link: Box<dyn tessera_dsm::link::Link> =
         Box::new(tessera_dsm::link::TcpLink::new(near).expect("link"));
-    let node = start(config(1, 2), memory, vec![(NodeId(0), link)]).expect("starts");
+    let node = start(config(1, 2), memory, vec![(NodeId(0).into(), link)]).expect("starts");
     (node, far)
 }
 

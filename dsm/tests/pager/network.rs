@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tessera_dsm::link::session::Greeting;
 use tessera_dsm::link::{Link, TcpLink};
-use tessera_dsm::pager::{LinkBroke, Pager, Rejoin, Resume};
+use tessera_dsm::pager::{Lane, LinkBroke, Pager, Rejoin, Resume};
 use tessera_dsm::NodeId;
 
 /// How long a peer may be without a link: never that long here, however busy the machine.
@@ -150,18 +150,18 @@ impl Network {
         let on_break = move |broke: LinkBroke| {
             let Some(greeting) = broke.redial else { return };
             let network = network.clone();
-            std::thread::spawn(move || network.redial(me, broke.peer, greeting));
+            std::thread::spawn(move || network.redial(me, broke.lane, greeting));
         };
         Resume { limit: LIMIT, on_break: Box::new(on_break) }
     }
 
     /// Sets up a new connection, now and then after an attempt of which only the other end learns, at once or late.
-    fn redial(self: &Arc<Self>, me: NodeId, peer: NodeId, mut greeting: Greeting) {
+    fn redial(self: &Arc<Self>, me: NodeId, lane: Lane, mut greeting: Greeting) {
         std::thread::sleep(Duration::from_micros(self.below(3000) as u64));
         let mut late = None;
         match self.below(4) {
             0 => {
-                drop(self.offer(me, peer, greeting));
+                drop(self.offer(me, lane, greeting));
                 greeting.epoch = greeting.epoch.next();
             }
             1 => {
@@ -170,20 +170,26 @@ impl Network {
             }
             _ => {}
         }
-        let near = self.offer(me, peer, greeting);
+        let near = self.offer(me, lane, greeting);
         if let (Some(near), Some(pager)) = (near, self.pager(me)) {
-            pager.relink(peer, near, Rejoin::Dialled(greeting.epoch));
+            pager.relink(lane, near, Rejoin::Dialled(greeting.epoch));
         }
         if let Some(late) = late {
-            drop(self.offer(me, peer, late));
+            drop(self.offer(me, lane, late));
         }
     }
 
     /// Gives the peer its end of a new connection.
-    fn offer(self: &Arc<Self>, me: NodeId, peer: NodeId, greeting: Greeting) -> Option<Box<dyn Link>> {
+    fn offer(
+        self: &Arc<Self>,
+        me: NodeId,
+        Lane { peer, shard }: Lane,
+        greeting: Greeting,
+    ) -> Option<Box<dyn Link>> {
         let pager = self.pager(peer)?;
         let (far, near) = self.connect(peer, me);
-        pager.relink(me, Box::new(TcpLink::new(far).expect("link")), Rejoin::Accepted(greeting));
+        let here = Lane { peer: me, shard };
+        pager.relink(here, Box::new(TcpLink::new(far).expect("link")), Rejoin::Accepted(greeting));
         Some(Box::new(TcpLink::new(near).expect("link")))
     }
 }

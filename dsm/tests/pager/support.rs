@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use tessera_dsm::link::{Link, SharedLink, TcpLink, UnixLink};
 use tessera_dsm::memory::NodeMemory;
 use tessera_dsm::pager::{
-    AskAhead, Pager, PagerConfig, PagerError, PagerFailure, PagerHooks, PagerStats, Resume, Tracking,
+    AskAhead, Lane, Pager, PagerConfig, PagerError, PagerFailure, PagerHooks, PagerStats, Resume, Tracking,
 };
 use tessera_dsm::protocol::{HabitPolicy, LeasePolicy};
-use tessera_dsm::{Gfn, Layout, NodeId, Region, EXTENT_PAGES, PAGE_BYTES};
+use tessera_dsm::{Gfn, Layout, NodeId, Region, Stripes, EXTENT_BYTES, EXTENT_PAGES, PAGE_BYTES};
 
 use crate::network::Network;
 
@@ -61,6 +61,30 @@ fn link_pair(wires: Wires) -> (BoxedLink, BoxedLink) {
     }
 }
 
+/// How memory is shared out: one extent after the other.
+fn stripes(layout: &Layout, pagers: u8) -> Stripes {
+    Stripes::of_at_least(EXTENT_BYTES, layout, pagers)
+}
+
+/// The links of each node of such a guest, each made by `connect` between two nodes.
+fn lanes(
+    nodes: u8,
+    stripes: Stripes,
+    mut connect: impl FnMut(NodeId, NodeId) -> (BoxedLink, BoxedLink),
+) -> Vec<Vec<(Lane, BoxedLink)>> {
+    let mut links: Vec<Vec<(Lane, BoxedLink)>> = (0..nodes).map(|_| Vec::new()).collect();
+    for low in 0..nodes {
+        for high in low + 1..nodes {
+            for shard in stripes.shards() {
+                let (near, far) = connect(NodeId(low), NodeId(high));
+                links[usize::from(low)].push((Lane { peer: NodeId(high), shard }, near));
+                links[usize::from(high)].push((Lane { peer: NodeId(low), shard }, far));
+            }
+        }
+    }
+    links
+}
+
 /// Computes for some microseconds, so that what a thread does takes longer than a lease and pages must move.
 pub fn compute() {
     (0..300).for_each(|_| std::hint::spin_loop());
@@ -85,6 +109,7 @@ pub fn config(me: u8, nodes: u8) -> PagerConfig {
         preloaded: Vec::new(),
         lease,
         habits: HabitPolicy::default(),
+        stripes: Stripes::NONE,
         tracking: Tracking::On,
         ahead: AskAhead::Off,
     }
@@ -94,7 +119,7 @@ pub fn config(me: u8, nodes: u8) -> PagerConfig {
 pub fn start(
     config: PagerConfig,
     memory: Arc<NodeMemory>,
-    links: Vec<(NodeId, BoxedLink)>,
+    links: Vec<(Lane, BoxedLink)>,
 ) -> Result<Node, PagerError> {
     start_with(config, memory, links, None)
 }
@@ -103,7 +128,7 @@ pub fn start(
 pub fn start_with(
     config: PagerConfig,
     memory: Arc<NodeMemory>,
-    links: Vec<(NodeId, BoxedLink)>,
+    links: Vec<(Lane, BoxedLink)>,
     resume: Option<Resume>,
 ) -> Result<Node, PagerError> {
     let (tell, failures) = channel();
@@ -160,6 +185,12 @@ impl Cluster {
         Cluster::with(nodes, extents, wires, |_, config| config)
     }
 
+    /// As `new`, with another number of pagers than these tests are run with.
+    #[allow(dead_code, reason = "these tests are compiled once for each number of pagers")]
+    pub fn of_pagers(pagers: u8, nodes: u8, extents: u64, wires: Wires) -> Self {
+        Cluster::start(pagers, (nodes, extents), wires, |_, config| config)
+    }
+
     /// As `new`, after `adjust` has had each node's memory and configuration.
     pub fn with(
         nodes: u8,
@@ -167,17 +198,20 @@ impl Cluster {
         wires: Wires,
         adjust: impl Fn(&NodeMemory, PagerConfig) -> PagerConfig,
     ) -> Self {
-        let mut links: Vec<Vec<(NodeId, BoxedLink)>> = (0..nodes).map(|_| Vec::new()).collect();
-        for low in 0..nodes {
-            for high in low + 1..nodes {
-                let (near, far) = link_pair(wires);
-                links[usize::from(low)].push((NodeId(high), near));
-                links[usize::from(high)].push((NodeId(low), far));
-            }
-        }
+        Cluster::start(crate::PAGERS, (nodes, extents), wires, adjust)
+    }
+
+    fn start(
+        pagers: u8,
+        (nodes, extents): (u8, u64),
+        wires: Wires,
+        adjust: impl Fn(&NodeMemory, PagerConfig) -> PagerConfig,
+    ) -> Self {
+        let stripes = stripes(&layout(nodes, extents), pagers);
+        let links = lanes(nodes, stripes, |_, _| link_pair(wires));
         let start_one = |(me, links)| {
             let memory = NodeMemory::new(layout(nodes, extents)).expect("memory");
-            let config = adjust(&memory, config(me, nodes));
+            let config = adjust(&memory, PagerConfig { stripes, ..config(me, nodes) });
             start(config, memory, links).expect("the pager starts")
         };
         Cluster { nodes: (0..nodes).zip(links).map(start_one).collect(), done: channel(), threads: 0 }
@@ -185,19 +219,16 @@ impl Cluster {
 
     /// Nodes whose connections break when the network is told to.
     pub fn over(nodes: u8, extents: u64, network: &Arc<Network>) -> Self {
-        let mut links: Vec<Vec<(NodeId, BoxedLink)>> = (0..nodes).map(|_| Vec::new()).collect();
-        for low in 0..nodes {
-            for high in low + 1..nodes {
-                let (near, far) = network.connect(NodeId(low), NodeId(high));
-                let link = |stream| -> BoxedLink { Box::new(TcpLink::new(stream).expect("link")) };
-                links[usize::from(low)].push((NodeId(high), link(near)));
-                links[usize::from(high)].push((NodeId(low), link(far)));
-            }
-        }
+        let stripes = stripes(&layout(nodes, extents), crate::PAGERS);
+        let links = lanes(nodes, stripes, |low, high| {
+            let (near, far) = network.connect(low, high);
+            (Box::new(TcpLink::new(near).expect("link")), Box::new(TcpLink::new(far).expect("link")))
+        });
         let start_one = |(me, links)| {
             let memory = NodeMemory::new(layout(nodes, extents)).expect("memory");
             let resume = Some(network.resume(NodeId(me)));
-            let node = start_with(config(me, nodes), memory, links, resume).expect("the pager starts");
+            let config = PagerConfig { stripes, ..config(me, nodes) };
+            let node = start_with(config, memory, links, resume).expect("the pager starts");
             network.serve(NodeId(me), &node.pager);
             node
         };

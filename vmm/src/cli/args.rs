@@ -10,13 +10,14 @@ use super::Failure;
 use crate::control::address::HostAddress;
 use crate::control::guest::{
     GuestName, LinkSpec, Transport, BUSY_POLL_US_MAX, LEASE_US_MAX, LOST_AFTER_MS_DEFAULT, LOST_AFTER_MS_MAX,
-    LOST_AFTER_MS_MIN,
+    LOST_AFTER_MS_MIN, STRIPE_MIB_DEFAULT, STRIPE_MIB_MAX, STRIPE_MIB_MIN,
 };
 use crate::cpuid::AsyncFaults;
 use crate::daemon::GUESTS_MAX_DEFAULT;
 use crate::launch::request::{
-    CpuRequest, EventFormat, MemoryRequest, OnReboot, RunRequest, TableWritePolicy,
+    CpuRequest, EventFormat, MemoryRequest, OnReboot, PagerRequest, RunRequest, TableWritePolicy,
 };
+use crate::launch::FirstGuest;
 
 /// Makes several Linux hosts into one machine
 #[derive(Debug, Parser)]
@@ -128,7 +129,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// bzImage (vmlinuz), or ELF file for x86-64
-    #[arg(long, value_name = "FILE", required_unless_present = "config")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["config", "api_socket"])]
     pub kernel: Option<PathBuf>,
     /// Initial RAM file system
     #[arg(long, value_name = "FILE")]
@@ -158,6 +159,9 @@ pub struct RunArgs {
     /// Sockets between guest and host: `socket` reaches the guest's ports, `socket` and `_PORT` are the host's
     #[arg(long, value_name = "cid=N,socket=FILE")]
     pub vsock: Option<KeyValues>,
+    /// Serve the REST API on a Unix socket; without --kernel it creates the guest
+    #[arg(long, value_name = "FILE")]
+    pub api_socket: Option<PathBuf>,
     /// For how long a host may keep a page that it was granted, in microseconds
     #[arg(long, value_name = "US", value_parser = clap::value_parser!(u32).range(..=i64::from(LEASE_US_MAX)))]
     pub lease_us: Option<u32>,
@@ -173,6 +177,15 @@ pub struct RunArgs {
     #[arg(long, value_name = "US", default_value_t = 0)]
     #[arg(value_parser = clap::value_parser!(u32).range(..=i64::from(BUSY_POLL_US_MAX)))]
     pub busy_poll_us: u32,
+    /// How many pagers each host has for the guest's memory: threads that serve page faults, each its own share of memory.
+    /// Unless given: one for every four processors of the smallest host, at most four; one where a host shadows page tables.
+    /// Fewer where memory has fewer pieces of 64 MiB
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=tessera_dsm::SHARDS_MAX as i64))]
+    pub pagers: Option<u8>,
+    /// The least MiB of memory that are one pager's
+    #[arg(long, value_name = "MIB", default_value_t = STRIPE_MIB_DEFAULT, hide = true)]
+    #[arg(value_parser = clap::value_parser!(u32).range(i64::from(STRIPE_MIB_MIN)..=i64::from(STRIPE_MIB_MAX)))]
+    pub stripe_mib: u32,
     /// Where to write a report in JSON when the guest has ended
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
@@ -235,6 +248,14 @@ pub enum EventChoice {
 }
 
 impl RunArgs {
+    /// Whether the API's users find a guest that runs.
+    pub fn first_guest(&self) -> FirstGuest {
+        match self.kernel {
+            Some(_) => FirstGuest::Given,
+            None => FirstGuest::None,
+        }
+    }
+
     /// The request that these options make.
     pub fn request(&self, worker_arguments: Vec<String>) -> Result<RunRequest, Failure> {
         let mut cpus = CpuRequest::default();
@@ -249,11 +270,10 @@ impl RunArgs {
             memory.size_bytes = values.one("size", key_values::size)?;
             memory.per_host_bytes = values.list("per-host", key_values::size)?;
         }
-        let kernel = self.kernel.clone().ok_or_else(|| Failure::new("no kernel is given: --kernel FILE"))?;
         Ok(RunRequest {
             name: self.name.clone(),
             hosts: self.hosts.clone(),
-            kernel,
+            kernel: self.kernel.clone(),
             initramfs: self.initramfs.clone(),
             cmdline: self.cmdline.clone(),
             cpus,
@@ -265,6 +285,7 @@ impl RunArgs {
                 lost_after_ms: self.lost_after_ms,
                 busy_poll_us: self.busy_poll_us,
             },
+            pagers: PagerRequest { most: self.pagers, stripe_mib: self.stripe_mib },
             report: self.report.clone(),
             on_reboot: match self.on_reboot {
                 RebootChoice::Restart => OnReboot::Restart,
@@ -431,7 +452,7 @@ mod tests {
     fn a_full_command_line_is_understood() {
         let request = request(
             "tessera run --name g --hosts a,b:1 --kernel k --initramfs i --cmdline -x \
-             --cpus boot=4,per-host=[1,3] --memory size=2G,per-host=[512M,1536M] --lease-us 100 --lost-after-ms 9000 --links tcp --busy-poll-us 50 --report r --on-reboot exit --events json \
+             --cpus boot=4,per-host=[1,3] --memory size=2G,per-host=[512M,1536M] --lease-us 100 --lost-after-ms 9000 --links tcp --busy-poll-us 50 --pagers 3 --stripe-mib 4 --report r --on-reboot exit --events json \
              --allow-table-page-writes --tsc-tolerance-ppm 5 --slow-clock 3 --async-faults",
         )
         .expect("valid");
@@ -444,6 +465,7 @@ mod tests {
             request.links,
             LinkSpec { transport: Transport::Tcp, lost_after_ms: 9000, busy_poll_us: 50 }
         );
+        assert_eq!(request.pagers, PagerRequest { most: Some(3), stripe_mib: 4 });
         assert_eq!((request.on_reboot, request.events), (OnReboot::Exit, EventFormat::Json));
         assert_eq!((request.table_writes, request.tsc_tolerance_ppm), (TableWritePolicy::Allow, 5));
         assert_eq!((request.slow_clock, request.async_faults), (3, AsyncFaults::Offered));
@@ -509,6 +531,10 @@ mod tests {
             ("--hosts a,,b", "hosts"),
             ("--lease-us 9999999", "9999999"),
             ("--lost-after-ms 1999", "1999"),
+            ("--pagers 0", "0 is not in 1..=8"),
+            ("--pagers 9", "9 is not in 1..=8"),
+            ("--pagers two", "--pagers"),
+            ("--stripe-mib 1", "1 is not in 2..="),
             ("--name a/b", "name"),
             ("--disk readonly=on", "--disk: path= is missing"),
             ("--disk path=a,readonly=maybe", "--disk: readonly=maybe: this is neither on nor off"),

@@ -92,8 +92,11 @@ fn act(cli: &Cli) -> Result<u8, Failure> {
         Verb::Run(run) => {
             let request = run.request(logging::worker_arguments(cli))?;
             crate::host::signals::block()?;
-            launch::run(&request)
-                .map_err(|error| Failure { line: error.to_string(), status: error.exit_status() })
+            let status = match &run.api_socket {
+                Some(socket) => launch::serve(&request, run.first_guest(), socket),
+                None => launch::run(&request),
+            };
+            status.map_err(|error| Failure { line: error.to_string(), status: error.exit_status() })
         }
         Verb::List(list) => query::list(list),
         Verb::Vcpu(vcpu) => query::vcpu(vcpu),

@@ -11,22 +11,21 @@ use super::args::{
 };
 use super::table::{self, Table};
 use super::Failure;
-use crate::control::ask::{Answer, Ask, GuestList, GuestStats, Moved, Outcome};
+use crate::control::ask::{Answer, Ask, GuestList, GuestStats, Moved};
 use crate::control::ending::tidy;
-use crate::control::frame::{self, FrameReader};
+use crate::control::frame::{FrameError, FrameReader};
 use crate::control::guest::GuestName;
 use crate::control::hello::Role;
+use crate::control::question::{self, AskError};
 use crate::control::socket::{self, HELLO_LIMIT};
 use crate::control::stats::{DeviceStats, MoveStats, NodeStats, VcpuStats};
 use crate::launch::LaunchError;
 
-/// How long an answer may take: longer than the slowest thing that can be asked for, a move.
-const ANSWER_LIMIT: Duration = Duration::from_secs(25);
-
 /// Prints the guests of a daemon.
 pub(super) fn list(args: &ListArgs) -> Result<u8, Failure> {
     let by = Instant::now() + HELLO_LIMIT;
-    let stream = connect(&args.at, &Role::List, by)?;
+    let stream = socket::dial(&args.at.host, &Role::List, by)
+        .map_err(|error| LaunchError::unreachable(&args.at.host.to_string(), &error))?;
     let list: GuestList =
         FrameReader::new(stream).read(Some(by)).map_err(|error| no_answer(&args.at, &error))?;
     if args.json {
@@ -239,14 +238,7 @@ fn micros(us: u64) -> String {
     format!("{us} us")
 }
 
-fn connect(at: &HostArgs, role: &Role, by: Instant) -> Result<std::net::TcpStream, Failure> {
-    socket::dial(&at.host, role, by).map_err(|error| match error {
-        crate::control::hello::HelloError::Refused(why) => Failure::new(why),
-        error => LaunchError::unreachable(&at.host.to_string(), &error).into(),
-    })
-}
-
-fn no_answer(at: &HostArgs, error: &frame::FrameError) -> Failure {
+fn no_answer(at: &HostArgs, error: &FrameError) -> Failure {
     Failure::new(format!("host {} did not answer: {error}", at.host))
 }
 
@@ -255,13 +247,11 @@ fn confused() -> Failure {
 }
 
 fn ask(at: &HostArgs, guest: Option<&GuestName>, ask: &Ask) -> Result<Answer, Failure> {
-    let stream = connect(at, &Role::Cli { guest: guest.cloned() }, Instant::now() + HELLO_LIMIT)?;
-    let mut writer = &stream;
-    frame::write(&mut writer, ask).map_err(|error| no_answer(at, &error))?;
-    let outcome: Outcome = FrameReader::new(&stream)
-        .read(Some(Instant::now() + ANSWER_LIMIT))
-        .map_err(|error| no_answer(at, &error))?;
-    outcome.map_err(|why| Failure::new(tidy(&why)))
+    question::ask(&at.host, guest, ask).map_err(|error| match error {
+        AskError::Unreachable(error) => LaunchError::unreachable(&at.host.to_string(), &error).into(),
+        AskError::NoAnswer(error) => no_answer(at, &error),
+        AskError::Refused(why) => Failure::new(why),
+    })
 }
 
 fn print_json<T: Serialize>(value: &T) -> Result<u8, Failure> {

@@ -36,6 +36,19 @@ pub enum Ask {
     Devices,
     /// Press the guest's power button, on whichever node its devices are.
     PowerButton,
+    /// Let the guest stand still, or go on, on all nodes.
+    Run(Pace),
+    /// The same on the node that is asked.
+    RunHere(Pace),
+}
+
+/// Whether a guest's vCPUs run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Pace {
+    /// None of them does.
+    Still,
+    /// They do.
+    Going,
 }
 
 /// What became of it: an answer, or one line that says why not.
@@ -58,6 +71,8 @@ pub enum Answer {
     Devices(Vec<DeviceStats>),
     /// To [`Ask::PowerButton`].
     Pressed,
+    /// To [`Ask::Run`] and [`Ask::RunHere`].
+    Runs(Pace),
 }
 
 /// The figures of a whole guest.

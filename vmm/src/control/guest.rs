@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use kvm_bindings::{kvm_cpuid_entry2, KVM_MAX_CPUID_ENTRIES};
 use serde::{Deserialize, Serialize};
-use tessera_dsm::{Layout, NodeId, NODES_MAX};
+use tessera_dsm::stripes::STRIPE_BYTES_MIN;
+use tessera_dsm::{Layout, NodeId, Stripes, NODES_MAX, SHARDS_MAX};
 use thiserror::Error;
 
 use super::address::HostAddress;
@@ -141,8 +142,32 @@ pub struct GuestSpec {
     pub lease_us: Option<u32>,
     /// How its nodes are connected.
     pub links: LinkSpec,
+    /// How many pagers each node has.
+    pub pagers: PagerSpec,
     /// What the home node gives to the guest besides a console.
     pub devices: Vec<DeviceSpec>,
+}
+
+/// How guest memory is shared out among the pagers of a node; see [`tessera_dsm::stripes`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PagerSpec {
+    /// The most pagers that each node has; fewer where memory has fewer stripes.
+    pub most: u8,
+    /// The least MiB in a stripe.
+    pub stripe_mib: u32,
+}
+
+/// MiB in a stripe unless told otherwise.
+pub const STRIPE_MIB_DEFAULT: u32 = (STRIPE_BYTES_MIN >> 20) as u32;
+/// The least of that: an extent.
+pub const STRIPE_MIB_MIN: u32 = 2;
+/// The most of that.
+pub const STRIPE_MIB_MAX: u32 = 1 << 20;
+
+impl Default for PagerSpec {
+    fn default() -> Self {
+        PagerSpec { most: 1, stripe_mib: STRIPE_MIB_DEFAULT }
+    }
 }
 
 /// What pages go over between two nodes.
@@ -214,6 +239,12 @@ pub enum SpecError {
     /// Polling for too long.
     #[error("polling for {0} us is longer than {BUSY_POLL_US_MAX} us")]
     BusyPoll(u32),
+    /// Too few or too many pagers.
+    #[error("a node has 1 to {SHARDS_MAX} pagers, not {0}")]
+    Pagers(u8),
+    /// The length of stripes is out of range.
+    #[error("a stripe has {STRIPE_MIB_MIN} to {STRIPE_MIB_MAX} MiB, not {0}")]
+    Stripe(u32),
     /// A device cannot be.
     #[error(transparent)]
     Device(#[from] DeviceSpecError),
@@ -236,6 +267,17 @@ impl GuestSpec {
     /// The address of `node`'s daemon as text; `node` itself if it is not one of the guest's.
     pub fn host_name(&self, node: NodeId) -> String {
         self.hosts.get(node.index()).map_or_else(|| node.to_string(), |host| host.address.to_string())
+    }
+
+    /// How guest memory is shared out among the pagers of each node: the same on all nodes.
+    pub fn stripes(&self) -> Stripes {
+        match self.nodes() {
+            0 | 1 => Stripes::NONE,
+            _ => {
+                let bytes = u64::from(self.pagers.stripe_mib) << 20;
+                Stripes::of_at_least(bytes, &self.layout, self.pagers.most)
+            }
+        }
     }
 
     /// Whether `node` runs on the same machine as this one, as far as is known.
@@ -288,6 +330,12 @@ impl GuestSpec {
         if self.links.busy_poll_us > BUSY_POLL_US_MAX {
             return Err(SpecError::BusyPoll(self.links.busy_poll_us));
         }
+        if !(1..=SHARDS_MAX).contains(&self.pagers.most.into()) {
+            return Err(SpecError::Pagers(self.pagers.most));
+        }
+        if !(STRIPE_MIB_MIN..=STRIPE_MIB_MAX).contains(&self.pagers.stripe_mib) {
+            return Err(SpecError::Stripe(self.pagers.stripe_mib));
+        }
         devices::check(&self.devices)?;
         let long = |text: &str| text.len() > 256;
         match self.hosts.iter().any(|host| long(&host.hostname) || long(&host.boot_id)) {
@@ -324,6 +372,7 @@ pub(crate) mod tests {
             cmdline: String::new(),
             lease_us: None,
             links: LinkSpec::default(),
+            pagers: PagerSpec::default(),
             devices: vec![],
         }
     }
@@ -348,7 +397,21 @@ pub(crate) mod tests {
         assert_eq!(wrong(&|s| s.cmdline = "a\0b".into()), SpecError::Cmdline(3));
         assert_eq!(wrong(&|s| s.lease_us = Some(2_000_000)), SpecError::Lease(2_000_000));
         assert_eq!(wrong(&|s| s.links.lost_after_ms = 1999), SpecError::LostAfter(1999));
+        assert_eq!(wrong(&|s| s.pagers.most = 0), SpecError::Pagers(0));
+        assert_eq!(wrong(&|s| s.pagers.most = 9), SpecError::Pagers(9));
+        assert_eq!(wrong(&|s| s.pagers.stripe_mib = 1), SpecError::Stripe(1));
         assert_eq!(wrong(&|s| s.hosts[0].boot_id = "x".repeat(257)), SpecError::Text);
+    }
+
+    #[test]
+    fn a_guest_has_as_many_shards_as_pagers_if_it_has_memory_for_them_and_several_nodes() {
+        let shards = |nodes, most, stripe_mib| {
+            let pagers = PagerSpec { most, stripe_mib };
+            GuestSpec { pagers, ..spec(nodes) }.stripes().count()
+        };
+        // 4 MiB of each node.
+        assert_eq!((shards(3, 2, 2), shards(3, 8, 2), shards(3, 2, 64)), (2, 6, 1));
+        assert_eq!(shards(1, 2, 2), 1, "nothing is tracked");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::Instant;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tessera_dsm::link::session::Greeting;
-use tessera_dsm::{NodeId, NODES_MAX};
+use tessera_dsm::{NodeId, Shard, NODES_MAX, SHARDS_MAX};
 use thiserror::Error;
 
 use super::frame::{self, FrameError, FrameReader, Stream};
@@ -18,18 +18,18 @@ use super::guest::{GuestId, GuestName};
 /// What a Hello and its reply begin with.
 const MAGIC: [u8; 8] = *b"tessera\n";
 /// Version of everything in [`crate::control`] and of the pager's wire. Hosts of one guest must agree.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 /// Most bytes in a Hello and in its reply.
 const HELLO_BYTES_MAX: usize = 4096;
 const PREFIX_BYTES: usize = MAGIC.len() + 4;
 
-/// Which of the two connections between two workers.
+/// Which of the connections between two workers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Channel {
     /// [`super::peer::PeerFrame`]s.
     Control,
-    /// Pages: the pager's.
-    Data,
+    /// Pages: those of one of the pagers.
+    Data(Shard),
 }
 
 /// What a connection is for.
@@ -105,6 +105,9 @@ pub enum HelloError {
     /// A value is out of range.
     #[error("{0} is out of range")]
     Node(NodeId),
+    /// A value is out of range.
+    #[error("{0} is out of range")]
+    Shard(Shard),
     /// The other side refused.
     #[error("{0}")]
     Refused(String),
@@ -161,6 +164,12 @@ pub fn receive(stream: impl Stream, by: Instant) -> Result<Role, HelloError> {
     match role {
         Role::Peer { from, .. } | Role::Resume { from, .. } if from.index() >= NODES_MAX => {
             Err(HelloError::Node(from))
+        }
+        Role::Peer { channel: Channel::Data(shard), .. }
+        | Role::Resume { channel: Channel::Data(shard), .. }
+            if shard.index() >= SHARDS_MAX =>
+        {
+            Err(HelloError::Shard(shard))
         }
         role => Ok(role),
     }

@@ -26,6 +26,7 @@ pub mod lifeline;
 pub mod line;
 pub mod orders;
 pub mod peer;
+pub mod question;
 pub mod socket;
 pub mod stats;
 #[cfg(test)]

@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use serde::de::DeserializeOwned;
 use serde::Serialize;
-use tessera_dsm::{Gfn, NodeId};
+use tessera_dsm::{Gfn, NodeId, Shard};
 
 use super::ask::{Answer, Ask, GuestList, GuestStats, ListedGuest, LostGuest, Moved, Outcome};
 use super::ending::{EndCause, StopReason};
@@ -119,7 +119,11 @@ fn every_frame_comes_out_as_it_went_in() {
     same(&outcomes());
     same(&peer_frames());
     same(&[guests()]);
-    same(&[ToWorker::Peer { from: NodeId(1), channel: Channel::Data }, ToWorker::Cli, ToWorker::Shutdown]);
+    same(&[
+        ToWorker::Peer { from: NodeId(1), channel: Channel::Data(Shard(3)) },
+        ToWorker::Cli,
+        ToWorker::Shutdown,
+    ]);
     same(&[
         FromWorker::Configured { node: NodeId(1), hosts: vec!["a".into()] },
         FromWorker::Reached(Stage::Ended),
@@ -169,6 +173,13 @@ fn a_hello_is_told_from_garbage_and_from_other_versions() {
     let role = Role::Peer { guest: GuestId(5), from: NodeId(31), channel: Channel::Control };
     hello::send(&mut bytes, &role).expect("written");
     assert_eq!(hello::receive(stream_of(&bytes), soon()).expect("a Hello"), role);
+    for (from, shard, allowed) in [(31, 7, true), (31, 8, false), (32, 0, false)] {
+        let mut bytes = Vec::new();
+        let channel = Channel::Data(Shard(shard));
+        let role = Role::Peer { guest: GuestId(5), from: NodeId(from), channel };
+        hello::send(&mut bytes, &role).expect("written");
+        assert_eq!(hello::receive(stream_of(&bytes), soon()).is_ok(), allowed, "{role:?}");
+    }
     let mut other = bytes.clone();
     other[12] = 9;
     assert!(matches!(hello::receive(stream_of(&other), soon()), Err(HelloError::Version { theirs: 9 })));

@@ -20,9 +20,9 @@ pub fn crowded(vcpus: usize) -> bool {
     std::thread::available_parallelism().map_or(true, |cpus| vcpus > cpus.get())
 }
 
-/// Whether this host has a CPU that such a guest never fills: one may then be kept busy with waiting.
-pub fn has_spare(vcpus: usize) -> bool {
-    std::thread::available_parallelism().is_ok_and(|cpus| vcpus < cpus.get())
+/// Whether this host has so many CPUs that such a guest never fills: they may then be kept busy with waiting.
+pub fn has_spare(vcpus: usize, wanted: u8) -> bool {
+    std::thread::available_parallelism().is_ok_and(|cpus| vcpus + usize::from(wanted) <= cpus.get())
 }
 
 /// Puts the calling thread into a class.

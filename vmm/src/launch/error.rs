@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::api::ApiError;
 use crate::control::ending::{EXIT_ERROR, EXIT_INTERRUPTED};
 use crate::control::guest::SpecError;
 use crate::control::hello::HelloError;
@@ -64,6 +65,9 @@ pub enum LaunchError {
     /// The local daemon cannot be started.
     #[error(transparent)]
     Daemon(#[from] DaemonError),
+    /// The API cannot be served.
+    #[error(transparent)]
+    Api(#[from] ApiError),
     /// Something on this machine.
     #[error("{what}: {source}")]
     Local {
@@ -100,7 +104,7 @@ impl LaunchError {
             HelloError::Garbage => "answers, but not as a Tessera node: is it the right port?".into(),
             HelloError::Version { .. } => format!("runs another version: {error}"),
             HelloError::Refused(why) => format!("refuses: {why}"),
-            HelloError::Node(_) => error.to_string(),
+            HelloError::Node(_) | HelloError::Shard(_) => error.to_string(),
         };
         LaunchError::Host { host: format!("host {host}"), problem }
     }

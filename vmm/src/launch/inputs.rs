@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::error::LaunchError;
+use super::request::RunRequest;
 use crate::control::orders::Image;
 
 /// What kind of kernel a file holds.
@@ -23,6 +24,32 @@ impl KernelKind {
     pub fn is_linux(self) -> bool {
         self != KernelKind::Payload
     }
+}
+
+/// What a guest boots.
+#[derive(Debug)]
+pub struct Inputs {
+    /// The files, the kernel first.
+    pub files: Vec<Input>,
+    /// What kind of kernel it is.
+    pub kind: KernelKind,
+}
+
+/// Opens what `request` names.
+///
+/// # Errors
+/// When a file is missing, or is not what it should be.
+pub fn open_all(request: &RunRequest) -> Result<Inputs, LaunchError> {
+    let Some(kernel) = &request.kernel else {
+        return Err(LaunchError::Options("no kernel is given: --kernel FILE".into()));
+    };
+    let kernel = Input::open(Image::Kernel, kernel)?;
+    let kind = kernel.kernel_kind()?;
+    let mut files = vec![kernel];
+    if let Some(path) = &request.initramfs {
+        files.push(Input::open(Image::Initramfs, path)?);
+    }
+    Ok(Inputs { files, kind })
 }
 
 /// A file that is to be sent to node 0.

@@ -5,11 +5,13 @@ use tessera_dsm::{Layout, NodeId, EXTENT_BYTES, NODES_MAX};
 
 use super::error::LaunchError;
 use super::inputs::KernelKind;
-use super::request::{CpuRequest, MemoryRequest, RunRequest, DEFAULT_MEMORY_BYTES};
+use super::request::{CpuRequest, MemoryRequest, PagerRequest, RunRequest, DEFAULT_MEMORY_BYTES};
 use super::survey::Surveyed;
 use crate::boot::{self, cmdline};
 use crate::control::devices::{self, DeviceSpec};
-use crate::control::guest::{GuestHost, GuestId, GuestName, GuestSpec, Transport, VcpuPlace, VCPUS_MAX};
+use crate::control::guest::{
+    GuestHost, GuestId, GuestName, GuestSpec, PagerSpec, Transport, VcpuPlace, VCPUS_MAX,
+};
 use crate::cpuid::{self, AsyncFaults};
 
 /// The guest, but for its id and the node that the description is for.
@@ -75,6 +77,7 @@ pub fn make(
         cmdline: String::new(),
         lease_us: request.lease_us,
         links: request.links,
+        pagers: pagers(&request.pagers, hosts),
         devices: devices_of(request)?,
     };
     template.cmdline = match kernel.is_linux() {
@@ -88,6 +91,20 @@ pub fn make(
     template.check()?;
     check_transport(&template)?;
     Ok(Plan { template })
+}
+
+/// Most pagers of a node for which none are asked.
+const PAGERS_MAX_DEFAULT: usize = 4;
+/// One pager for so many processors, where none are asked for.
+const CPUS_PER_PAGER: usize = 4;
+
+/// How many pagers each node has: what was asked for, or what the smallest host can well spare.
+fn pagers(request: &PagerRequest, hosts: &[Surveyed]) -> PagerSpec {
+    // There all pagers of a node share the one vCPU that makes KVM forget page tables, and it changes threads slowly.
+    let shadows = hosts.iter().any(|host| host.kvm.kind.shadows_page_tables());
+    let cpus = hosts.iter().map(|host| host.offer.cpus as usize).min().unwrap_or(1);
+    let suits = if shadows { 1 } else { (cpus / CPUS_PER_PAGER).clamp(1, PAGERS_MAX_DEFAULT) as u8 };
+    PagerSpec { most: request.most.unwrap_or(suits), stripe_mib: request.stripe_mib }
 }
 
 /// Memory is shared only on one machine.
@@ -355,6 +372,7 @@ mod tests {
     use super::*;
     use crate::control::devices::{DiskAccess, DiskFormat, DiskSpec};
     use crate::control::guest::LinkSpec;
+    use crate::host::KvmKind;
 
     const MIB: u64 = 1 << 20;
 
@@ -362,7 +380,7 @@ mod tests {
         RunRequest {
             name: None,
             hosts: (0..hosts).map(|i| format!("h{i}").parse().expect("address")).collect(),
-            kernel: "k".into(),
+            kernel: Some("k".into()),
             initramfs: None,
             cmdline: "mine".into(),
             cpus: CpuRequest::default(),
@@ -370,6 +388,7 @@ mod tests {
             devices: vec![],
             lease_us: None,
             links: LinkSpec::default(),
+            pagers: PagerRequest::default(),
             report: None,
             on_reboot: OnReboot::Restart,
             events: EventFormat::Log,
@@ -394,6 +413,23 @@ mod tests {
         let regions = plan.template().layout.regions();
         let of = |node| regions.iter().filter(|r| r.home == NodeId(node)).map(|r| r.pages * 4096 / MIB).sum();
         (0..nodes).map(of).collect()
+    }
+
+    #[test]
+    fn there_are_as_many_pagers_as_asked_for_or_as_the_smallest_host_can_spare() {
+        let nested = KvmKind::Intel { ept: Some(true), eptad: Some(false) };
+        let most = |asked, cpus: [u32; 2], kind| {
+            let mut hosts = surveyed(2);
+            for (host, cpus) in hosts.iter_mut().zip(cpus) {
+                (host.offer.cpus, host.kvm.kind) = (cpus, kind);
+            }
+            let mut request = request(2);
+            request.pagers = PagerRequest { most: asked, ..PagerRequest::default() };
+            plan(&request, &hosts, KernelKind::Payload).expect("fits").template().pagers.most
+        };
+        assert_eq!([1, 2, 4, 7, 8, 12, 64].map(|cpus| most(None, [cpus, 96], nested)), [1, 1, 1, 1, 2, 3, 4]);
+        assert_eq!(most(None, [64, 64], KvmKind::Amd { npt: Some(false) }), 1);
+        assert_eq!(most(Some(8), [2, 2], KvmKind::Software), 8);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::control::address::HostAddress;
 use crate::control::devices::DeviceSpec;
-use crate::control::guest::{GuestName, LinkSpec};
+use crate::control::guest::{GuestName, LinkSpec, STRIPE_MIB_DEFAULT};
 use crate::cpuid::AsyncFaults;
 
 /// How many vCPUs, and where they start.
@@ -27,6 +27,21 @@ pub struct MemoryRequest {
 
 /// Memory of a guest for which none is given.
 pub const DEFAULT_MEMORY_BYTES: u64 = 512 << 20;
+
+/// How many pagers each node has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PagerRequest {
+    /// The most; `None`: what suits the hosts.
+    pub most: Option<u8>,
+    /// The least MiB of memory that are one pager's.
+    pub stripe_mib: u32,
+}
+
+impl Default for PagerRequest {
+    fn default() -> Self {
+        PagerRequest { most: None, stripe_mib: STRIPE_MIB_DEFAULT }
+    }
+}
 
 /// What to do when the guest resets itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,8 +77,8 @@ pub struct RunRequest {
     pub name: Option<GuestName>,
     /// Its hosts, in the order of its nodes; empty: this machine alone, without a daemon.
     pub hosts: Vec<HostAddress>,
-    /// The kernel.
-    pub kernel: PathBuf,
+    /// The kernel; `None` in a template for guests that the API creates.
+    pub kernel: Option<PathBuf>,
     /// The initramfs.
     pub initramfs: Option<PathBuf>,
     /// The kernel command line, without what Tessera adds.
@@ -78,6 +93,8 @@ pub struct RunRequest {
     pub lease_us: Option<u32>,
     /// How the nodes are connected.
     pub links: LinkSpec,
+    /// How many pagers each node has.
+    pub pagers: PagerRequest,
     /// Where to write the report.
     pub report: Option<PathBuf>,
     /// What a reset does.

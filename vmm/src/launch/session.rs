@@ -44,6 +44,8 @@ pub enum Event {
     },
     /// The user asks for the end.
     Signal(EndSignal),
+    /// There may be something to do for the API.
+    Api,
 }
 
 /// What each reader thread needs.

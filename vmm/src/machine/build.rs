@@ -151,6 +151,7 @@ impl Machine {
             context_bytes_sent: AtomicU64::new(0),
             move_messages_sent: AtomicU64::new(0),
             contexts_sent: AtomicU64::new(0),
+            paused: AtomicBool::new(false),
             quiet: AtomicBool::new(false),
         });
         Ok(Arc::new(Machine {

@@ -8,6 +8,7 @@ mod devices;
 mod interrupts;
 mod message;
 mod moves;
+mod pause;
 mod places;
 mod remote_io;
 mod shared;
@@ -18,6 +19,7 @@ pub use build::MachineError;
 pub use devices::{DeviceError, HomeDevices};
 pub use message::{MachineEvents, PeerLost, PeerMessage, PeerSink};
 pub use moves::MoveReport;
+pub use pause::StillRuns;
 pub use spec::{MachineSpec, VcpuSpec};
 pub use stats::{Blackouts, InterruptStats, MachineStats, VcpuStatus};
 

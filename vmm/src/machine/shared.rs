@@ -40,6 +40,8 @@ pub struct Shared {
     pub(super) context_bytes_sent: AtomicU64,
     pub(super) contexts_sent: AtomicU64,
     pub(super) move_messages_sent: AtomicU64,
+    /// The guest is to stand still.
+    pub(super) paused: AtomicBool,
     /// The machine is being taken down: what its parts say no longer counts.
     pub(super) quiet: AtomicBool,
 }
@@ -258,6 +260,10 @@ impl Surroundings for Shared {
 
     fn tsc_khz(&self) -> u32 {
         self.tsc_khz
+    }
+
+    fn paused(&self) -> bool {
+        self.paused.load(Ordering::SeqCst)
     }
 
     fn guest_end(&self, end: GuestEnd) {

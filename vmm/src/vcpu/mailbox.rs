@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use tessera_dsm::NodeId;
@@ -47,6 +47,8 @@ pub enum Mail {
     Lost(NodeId),
     /// Take no vCPU from now on (with the reason), or take them again.
     Close(Option<String>),
+    /// See whether the guest is to stand still; what is sent through this says that the vCPU is out of KVM_RUN.
+    Look(Sender<()>),
     /// End the thread.
     Quit,
 }
@@ -56,13 +58,14 @@ pub enum Mail {
 pub struct Mailbox {
     queue: Mutex<VecDeque<Mail>>,
     waiting: AtomicBool,
+    arrived: Condvar,
     kicker: Kicker,
 }
 
 impl Mailbox {
     /// An empty mailbox whose letters kick through `kicker`.
     pub fn new(kicker: Kicker) -> Self {
-        Mailbox { queue: Mutex::default(), waiting: AtomicBool::new(false), kicker }
+        Mailbox { queue: Mutex::default(), waiting: AtomicBool::new(false), arrived: Condvar::new(), kicker }
     }
 
     /// The thread's kicker.
@@ -81,8 +84,15 @@ impl Mailbox {
             queue.push_back(mail);
             self.waiting.store(true, Ordering::SeqCst);
         }
+        self.arrived.notify_all();
         self.kicker.kick();
         true
+    }
+
+    /// Sleeps until a letter waits.
+    pub fn wait(&self) {
+        let queue = self.lock();
+        let _arrived = self.arrived.wait_while(queue, |queue| queue.is_empty());
     }
 
     /// Whether a letter waits; cheap.

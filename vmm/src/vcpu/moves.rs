@@ -41,6 +41,11 @@ impl VcpuThread {
                 self.handover.close(reason);
                 Ok(())
             }
+            Mail::Look(seen) => {
+                // Whoever asked may have gone.
+                let _ = seen.send(());
+                Ok(())
+            }
             Mail::Quit => Ok(()),
         }
     }

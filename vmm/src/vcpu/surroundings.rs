@@ -62,6 +62,8 @@ pub trait Surroundings: Send + Sync + 'static {
     fn guest_tsc(&self) -> u64;
     /// Ticks of the guest's TSC in a millisecond.
     fn tsc_khz(&self) -> u32;
+    /// Whether the guest is to stand still: its vCPUs read their mail, and do nothing else.
+    fn paused(&self) -> bool;
     /// The guest is over.
     fn guest_end(&self, end: GuestEnd);
     /// This node cannot go on.

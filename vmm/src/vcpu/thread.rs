@@ -104,7 +104,9 @@ impl VcpuThread {
                 }
                 self.read(mail)?;
             }
-            if self.handover.may_run() {
+            if self.handover.may_run() && self.around.paused() {
+                self.mailbox.wait();
+            } else if self.handover.may_run() {
                 self.run_resident()?;
             } else {
                 self.waiting = proxy::step(&mut self.core, self.waiting, &*self.around)?;

@@ -9,7 +9,7 @@ use tracing::debug;
 
 use super::machine::GuestMachine;
 use super::node::Node;
-use crate::control::ask::{Answer, Ask, GuestStats, Outcome};
+use crate::control::ask::{Answer, Ask, GuestStats, Outcome, Pace};
 use crate::control::ending::{EndCause, StopReason};
 use crate::control::frame::{self, FrameReader};
 
@@ -17,6 +17,8 @@ use crate::control::frame::{self, FrameReader};
 const STATS_LIMIT: Duration = Duration::from_secs(2);
 /// How long a move may take.
 const MOVE_LIMIT: Duration = Duration::from_secs(20);
+/// How long all nodes may take to let the guest stand still, or go on.
+const PACE_LIMIT: Duration = Duration::from_secs(8);
 /// How long a user's connection may be silent.
 const IDLE_LIMIT: Duration = Duration::from_secs(10);
 
@@ -61,8 +63,40 @@ pub fn answer_user(node: &Arc<Node>, ask: &Ask) -> Outcome {
             Some(link) => link.ask(ask.clone(), Instant::now() + STATS_LIMIT),
         },
         Ask::Vcpus => gather_vcpus(node),
-        Ask::NodeStats | Ask::MoveFromHere { .. } => answer_peer(node, ask),
+        &Ask::Run(pace) => run_all(node, pace),
+        Ask::NodeStats | Ask::MoveFromHere { .. } | Ask::RunHere(_) => answer_peer(node, ask),
     }
+}
+
+/// Lets the guest stand still, or go on, on all nodes. One that does not come to a stand as a whole goes on.
+fn run_all(node: &Arc<Node>, pace: Pace) -> Outcome {
+    machine(node)?;
+    let outcome = tell_all(node, pace);
+    if outcome.is_err() && pace == Pace::Still {
+        // The first failure is the one to tell.
+        let _second = tell_all(node, Pace::Going);
+    }
+    outcome.map(|()| Answer::Runs(pace))
+}
+
+fn tell_all(node: &Arc<Node>, pace: Pace) -> Result<(), String> {
+    let by = Instant::now() + PACE_LIMIT;
+    let told = |outcome: Outcome, host: String| match outcome {
+        Ok(Answer::Runs(_)) => Ok(()),
+        Ok(_) => Err(format!("host {host}: it answered something else")),
+        Err(why) => Err(format!("host {host}: {why}")),
+    };
+    std::thread::scope(|scope| {
+        let links = node.peers.links().iter();
+        let asked: Vec<_> =
+            links.map(|link| (link, scope.spawn(move || link.ask(Ask::RunHere(pace), by)))).collect();
+        let here = told(answer_peer(node, &Ask::RunHere(pace)), node.spec.host_name(node.spec.me));
+        asked.into_iter().fold(here, |so_far, (link, answer)| {
+            let host = node.spec.host_name(link.node());
+            let answer = answer.join().unwrap_or_else(|_| Err("it was not asked".into()));
+            so_far.and(told(answer, host))
+        })
+    })
 }
 
 /// All vCPUs: what each node says of those that are there, and for the others, which are on their way or on a
@@ -95,7 +129,14 @@ pub fn answer_peer(node: &Arc<Node>, ask: &Ask) -> Outcome {
             Ok(Answer::Pressed)
         }
         Ask::Devices => Ok(Answer::Devices(machine(node)?.devices())),
-        Ask::Stats | Ask::Vcpus | Ask::Move { .. } | Ask::Stop => {
+        &Ask::RunHere(pace) => {
+            match pace {
+                Pace::Still => machine(node)?.pause()?,
+                Pace::Going => machine(node)?.resume(),
+            }
+            Ok(Answer::Runs(pace))
+        }
+        Ask::Stats | Ask::Vcpus | Ask::Move { .. } | Ask::Stop | Ask::Run(_) => {
             Err("this is not asked by one node of another".into())
         }
     }

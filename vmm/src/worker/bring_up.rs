@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tessera_dsm::link::Link;
+use tessera_dsm::pager::Lane;
 use tessera_dsm::NodeId;
 
 use super::clock;
@@ -27,8 +28,8 @@ const ORDER_LIMIT: Duration = Duration::from_secs(180);
 /// What a stage may take here, of what the launcher allows: the rest is for the way of the answer.
 const OWN_SHARE: (u32, u32) = (4, 5);
 
-/// The pager's connections.
-type DataLinks = Vec<(NodeId, Box<dyn Link>)>;
+/// The pagers' connections.
+type DataLinks = Vec<(Lane, Box<dyn Link>)>;
 /// The guest's description, and its memory.
 type Configured = (Arc<GuestSpec>, Box<dyn UnarmedGuest>);
 
@@ -123,10 +124,11 @@ impl<'a> BringUp<'a> {
         let node = Arc::new(Node::new(spec.clone(), self.worker.life.clone(), peers, mesh.clock));
         node.start_peer_threads(arrivals).map_err(|error| format!("cannot start a thread: {error}"))?;
         let mut data: DataLinks = Vec::new();
-        // In the order of nodes on all of them: none waits for one that waits for another.
-        for (peer, stream) in mesh.data {
-            let link = transport::data_link(spec, peer, stream, by);
-            data.push((peer, link.map_err(|error| format!("node {}: {error}", spec.host_name(peer)))?));
+        // In the order of nodes and shards on all of them: none waits for one that waits for another.
+        for (lane, stream) in mesh.data {
+            let link = transport::data_link(spec, lane.peer, stream, by);
+            let link = link.map_err(|error| format!("node {}: {error}", spec.host_name(lane.peer)))?;
+            data.push((lane, link));
         }
         self.reached(&Report::Reached(self.stage))?;
         Ok((node, data))

@@ -10,7 +10,7 @@ use tessera_devices::GuestEnd;
 use tessera_dsm::link::Link;
 use tessera_dsm::memory::NodeMemory;
 use tessera_dsm::pager::{
-    Arrived, AskAhead, Pager, PagerConfig, PagerFailure, PagerHooks, PagerStats, Rejoin, Resume, Stall,
+    Arrived, AskAhead, Lane, Pager, PagerConfig, PagerFailure, PagerHooks, PagerStats, Rejoin, Resume, Stall,
     Tracking,
 };
 use tessera_dsm::protocol::{HabitPolicy, LeasePolicy};
@@ -106,6 +106,7 @@ impl UnarmedGuest for Unarmed {
             lease: lease(spec.lease_us),
             // Asking ahead would take pages to write that are only looked at.
             habits: HabitPolicy::OFF,
+            stripes: spec.stripes(),
             tracking: if nodes == 1 { Tracking::Off } else { Tracking::On },
             ahead: AskAhead::On,
         };
@@ -127,7 +128,7 @@ impl UnarmedGuest for Unarmed {
         }
         match spec.links.busy_poll_us {
             0 => {}
-            us if priority::has_spare(spec.vcpus.len()) => {
+            us if priority::has_spare(spec.vcpus.len(), spec.stripes().count()) => {
                 pager.set_busy_poll(Duration::from_micros(us.into()));
             }
             _ => tracing::info!("no busy polling: the guest's vCPUs may fill all processors of this host"),
@@ -271,6 +272,14 @@ impl GuestMachine for KvmGuest {
         self.machine.press_power_button();
     }
 
+    fn pause(&self) -> Result<(), String> {
+        self.machine.pause().map_err(line)
+    }
+
+    fn resume(&self) {
+        self.machine.resume();
+    }
+
     fn pages_alone(&self) -> u64 {
         match self.spec.nodes() {
             1 => resident_pages(self.memory.resident_bytes()),
@@ -282,8 +291,8 @@ impl GuestMachine for KvmGuest {
         self.pager.pages_only_at(node)
     }
 
-    fn relink(&self, node: NodeId, link: Box<dyn Link>, rejoin: Rejoin) {
-        self.pager.relink(node, link, rejoin);
+    fn relink(&self, lane: Lane, link: Box<dyn Link>, rejoin: Rejoin) {
+        self.pager.relink(lane, link, rejoin);
     }
 
     fn fill_stats(&self, stats: &mut NodeStats) {

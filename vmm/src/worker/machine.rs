@@ -7,7 +7,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use tessera_dsm::link::Link;
-use tessera_dsm::pager::{LinkBroke, Rejoin};
+use tessera_dsm::pager::{Lane, LinkBroke, Rejoin};
 use tessera_dsm::{Gfn, NodeId};
 
 use super::peers::Peers;
@@ -49,8 +49,8 @@ pub struct Surroundings {
     pub written: Written,
     /// What to add to this host's TSC to get the guest's.
     pub guest_tsc_offset: i64,
-    /// The data connections, for the pager.
-    pub data: Vec<(NodeId, Box<dyn Link>)>,
+    /// The data connections, for the pagers.
+    pub data: Vec<(Lane, Box<dyn Link>)>,
     /// The control connections.
     pub peers: Arc<Peers>,
     /// Where to tell what happens.
@@ -96,12 +96,19 @@ pub trait GuestMachine: Send + Sync {
     fn devices(&self) -> Vec<DeviceStats>;
     /// Presses the guest's power button. Node 0 only.
     fn press_power_button(&self);
+    /// Lets no vCPU run here, and comes back when none does.
+    ///
+    /// # Errors
+    /// When one of them does not stop in time.
+    fn pause(&self) -> Result<(), String>;
+    /// Lets the vCPUs run again.
+    fn resume(&self);
     /// Pages that no other node has a copy of.
     fn pages_alone(&self) -> u64;
     /// Pages that only `node` has, as far as this one is their home; `None` if that is not known any more.
     fn pages_only_at(&self, node: NodeId) -> Option<u64>;
     /// Gives the pager a new data connection in place of one that broke.
-    fn relink(&self, node: NodeId, link: Box<dyn Link>, rejoin: Rejoin);
+    fn relink(&self, lane: Lane, link: Box<dyn Link>, rejoin: Rejoin);
     /// Fills in the figures that the machine knows.
     fn fill_stats(&self, stats: &mut NodeStats);
     /// Stops the vCPUs. Memory is still served to the other nodes.

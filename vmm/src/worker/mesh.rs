@@ -1,7 +1,7 @@
 //! Connecting to the other nodes of a guest.
 //!
-//! Of each two nodes the one with the higher number connects, through the daemon of the other, twice: for
-//! control and for data. Then each node compares its clock with node 0's, while nothing else goes over the
+//! Of each two nodes the one with the higher number connects, through the daemon of the other, once for
+//! control and once for the data of each shard. Then each node compares its clock with node 0's, while nothing else goes over the
 //! connections.
 
 use std::net::TcpStream;
@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use tessera_dsm::link::session::Greeting;
+use tessera_dsm::pager::Lane;
 use tessera_dsm::NodeId;
 use thiserror::Error;
 use tracing::{debug, warn};
@@ -42,10 +43,27 @@ pub struct Arrival {
 pub struct Mesh {
     /// For [`crate::control::peer::PeerFrame`]s, by node.
     pub control: Vec<(NodeId, TcpStream)>,
-    /// For the pager, by node.
-    pub data: Vec<(NodeId, TcpStream)>,
+    /// For the pagers, by node and shard.
+    pub data: Vec<(Lane, TcpStream)>,
     /// The clock.
     pub clock: Clock,
+}
+
+/// The connections so far.
+#[derive(Default)]
+struct Found {
+    control: Vec<(NodeId, TcpStream)>,
+    data: Vec<(Lane, TcpStream)>,
+}
+
+impl Found {
+    fn has_control(&self, peer: NodeId) -> bool {
+        self.control.iter().any(|(have, _)| *have == peer)
+    }
+
+    fn has_data(&self, lane: Lane) -> bool {
+        self.data.iter().any(|(have, _)| *have == lane)
+    }
 }
 
 /// Why the nodes did not find each other.
@@ -106,27 +124,54 @@ impl Meeting<'_> {
     /// The first thing that went wrong.
     pub fn meet(&self) -> Result<Mesh, MeshError> {
         let by = Instant::now() + self.limit;
-        let (mut control, mut data) = (Vec::new(), Vec::new());
+        let (mut found, shards) = (Found::default(), self.spec.stripes());
         for node in self.spec.peers().filter(|&node| node < self.spec.me) {
-            control.push((node, self.dial(node, Channel::Control, by)?));
-            data.push((node, self.dial(node, Channel::Data, by)?));
-        }
-        let wanted = self.spec.nodes() - 1;
-        while control.len() < wanted || data.len() < wanted {
-            let arrival = self.next_arrival(&control, &data, by)?;
-            let side = if arrival.channel == Channel::Control { &mut control } else { &mut data };
-            let expected = arrival.from > self.spec.me && arrival.from.index() < self.spec.nodes();
-            if expected && arrival.greeting.is_none() && side.iter().all(|(node, _)| *node != arrival.from) {
-                socket::tune_peer(&arrival.stream, self.spec.links.lost_after())?;
-                side.push((arrival.from, arrival.stream));
-            } else {
-                warn!("a connection from {} that was not expected is closed", arrival.from);
+            found.control.push((node, self.dial(node, Channel::Control, by)?));
+            for shard in shards.shards() {
+                let lane = Lane { peer: node, shard };
+                found.data.push((lane, self.dial(node, Channel::Data(shard), by)?));
             }
         }
+        while let Some(missing) = self.missing(&found) {
+            let arrival = self.next_arrival(missing, by)?;
+            if !self.expects(&found, &arrival) {
+                warn!("a connection from {} that was not expected is closed", arrival.from);
+                continue;
+            }
+            socket::tune_peer(&arrival.stream, self.spec.links.lost_after())?;
+            match arrival.channel {
+                Channel::Control => found.control.push((arrival.from, arrival.stream)),
+                Channel::Data(shard) => {
+                    found.data.push((Lane { peer: arrival.from, shard }, arrival.stream));
+                }
+            }
+        }
+        let Found { mut control, mut data } = found;
         control.sort_by_key(|(node, _)| *node);
-        data.sort_by_key(|(node, _)| *node);
+        data.sort_by_key(|(lane, _)| *lane);
         let clock = self.compare_clocks(&control, by)?;
         Ok(Mesh { control, data, clock })
+    }
+
+    /// A node of which not all connections are there.
+    fn missing(&self, found: &Found) -> Option<NodeId> {
+        let lacks = |&peer: &NodeId| {
+            let mut lanes = self.spec.stripes().shards().map(|shard| Lane { peer, shard });
+            !found.has_control(peer) || lanes.any(|lane| !found.has_data(lane))
+        };
+        self.spec.peers().find(lacks)
+    }
+
+    /// Whether this is a first connection of a node with a higher number, and not there yet.
+    fn expects(&self, found: &Found, arrival: &Arrival) -> bool {
+        let peer = arrival.from;
+        let is_new = match arrival.channel {
+            Channel::Control => !found.has_control(peer),
+            Channel::Data(shard) => {
+                shard.0 < self.spec.stripes().count() && !found.has_data(Lane { peer, shard })
+            }
+        };
+        peer > self.spec.me && peer.index() < self.spec.nodes() && arrival.greeting.is_none() && is_new
     }
 
     fn dial(&self, node: NodeId, channel: Channel, by: Instant) -> Result<TcpStream, MeshError> {
@@ -138,13 +183,8 @@ impl Meeting<'_> {
         Ok(stream)
     }
 
-    /// The next connection of a node with a higher number.
-    fn next_arrival(
-        &self,
-        control: &[(NodeId, TcpStream)],
-        data: &[(NodeId, TcpStream)],
-        by: Instant,
-    ) -> Result<Arrival, MeshError> {
+    /// The next connection that comes; `missing` has not all of its own yet.
+    fn next_arrival(&self, missing: NodeId, by: Instant) -> Result<Arrival, MeshError> {
         loop {
             match self.arrivals.recv_timeout(LOOK_AGAIN) {
                 Ok(arrival) => return Ok(arrival),
@@ -155,10 +195,8 @@ impl Meeting<'_> {
                 return Err(MeshError::Ended);
             }
             if Instant::now() >= by {
-                let there = |side: &[(NodeId, TcpStream)], node| side.iter().any(|(have, _)| *have == node);
-                let missing = self.spec.peers().find(|&node| !there(control, node) || !there(data, node));
                 return Err(MeshError::Missing {
-                    host: self.spec.host_name(missing.unwrap_or(self.spec.me)),
+                    host: self.spec.host_name(missing),
                     address: self.spec.host_name(self.spec.me),
                     limit: self.limit,
                 });

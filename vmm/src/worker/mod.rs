@@ -43,7 +43,7 @@ use mesh::Arrival;
 use node::{Node, ALIVE_EVERY};
 
 /// Most connections of other nodes that wait to be taken.
-const ARRIVALS_MAX: usize = 2 * tessera_dsm::NODES_MAX;
+const ARRIVALS_MAX: usize = (1 + tessera_dsm::SHARDS_MAX) * tessera_dsm::NODES_MAX;
 /// Most users' connections at a time.
 const USERS_MAX: usize = 16;
 /// How long vCPUs may take to halt. One that waits for a page of a lost node never does; the process then

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use tessera_dsm::link::session::{Epoch, Greeting, SessionError};
 use tessera_dsm::link::Link;
-use tessera_dsm::pager::{LinkBroke, Rejoin};
+use tessera_dsm::pager::{Lane, LinkBroke, Rejoin};
 use tessera_dsm::NodeId;
 use tracing::{debug, info, warn};
 
@@ -142,18 +142,19 @@ fn await_control(spec: &GuestSpec, link: &PeerLink, by: Instant) -> Result<(), N
 /// Sees to a new data link in place of one that broke, on a thread of its own, if it is this node that dials. What comes of
 /// it is the pager's to see; a node that is lost shows on the control connection first.
 pub(super) fn rejoin_data(node: &Arc<Node>, broke: &LinkBroke) {
-    let LinkBroke { peer, how: _, redial: Some(mut greeting) } = *broke else { return };
+    let LinkBroke { lane, how: _, redial: Some(mut greeting) } = *broke else { return };
+    let Lane { peer, shard } = lane;
     let (node, spec) = (node.clone(), node.spec.clone());
     let work = move || {
         let by = Instant::now() + spec.links.lost_after();
         loop {
             let is_over = || node.life.cause().is_some();
-            let (stream, epoch) = match dial(&spec, peer, Channel::Data, greeting, by, is_over) {
+            let (stream, epoch) = match dial(&spec, peer, Channel::Data(shard), greeting, by, is_over) {
                 Ok(dialled) => dialled,
                 Err(why) => return debug!("no new data connection to {peer}: {why:?}"),
             };
             match transport::data_link(&spec, peer, stream, Instant::now() + ATTEMPT_LIMIT) {
-                Ok(link) => return relink(&node, peer, link, Rejoin::Dialled(epoch)),
+                Ok(link) => return relink(&node, lane, link, Rejoin::Dialled(epoch)),
                 Err(error) if Instant::now() >= by => {
                     return debug!("no new data connection to {peer}: {error}")
                 }
@@ -168,18 +169,22 @@ pub(super) fn rejoin_data(node: &Arc<Node>, broke: &LinkBroke) {
 }
 
 /// Gives the pager a new link.
-fn relink(node: &Node, peer: NodeId, link: Box<dyn Link>, rejoin: Rejoin) {
+fn relink(node: &Node, lane: Lane, link: Box<dyn Link>, rejoin: Rejoin) {
     match node.machine() {
-        Some(machine) => machine.relink(peer, link, rejoin),
+        Some(machine) => machine.relink(lane, link, rejoin),
         // The dialler finds it closed, and comes again.
-        None => debug!("a data connection of {peer} comes before the pager"),
+        None => debug!("a data connection of {} comes before the pager", lane.peer),
     }
 }
 
 /// Takes connections that other nodes make in place of ones that broke, for as long as the daemon hands any over.
 pub(super) fn serve_arrivals(node: &Node, arrivals: &Receiver<Arrival>) {
     for Arrival { from, channel, greeting, stream } in arrivals {
-        let link = node.peers.link(from).filter(|_| from > node.spec.me);
+        let is_one = match channel {
+            Channel::Control => true,
+            Channel::Data(shard) => shard.0 < node.spec.stripes().count(),
+        };
+        let link = node.peers.link(from).filter(|_| from > node.spec.me && is_one);
         let (Some(link), Some(greeting)) = (link, greeting) else {
             warn!("a connection from {from} that was not expected is closed");
             continue;
@@ -195,9 +200,10 @@ pub(super) fn serve_arrivals(node: &Node, arrivals: &Receiver<Arrival>) {
                     debug!("control connection of {from}: {stale}");
                 }
             }
-            Channel::Data => {
+            Channel::Data(shard) => {
+                let lane = Lane { peer: from, shard };
                 match transport::data_link(&node.spec, from, stream, Instant::now() + ATTEMPT_LIMIT) {
-                    Ok(link) => relink(node, from, link, Rejoin::Accepted(greeting)),
+                    Ok(link) => relink(node, lane, link, Rejoin::Accepted(greeting)),
                     Err(error) => warn!("a data connection of {from} cannot be used: {error}"),
                 }
             }

@@ -30,6 +30,9 @@ fn mistakes_on_the_command_line_take_one_line() {
         &["per-host has 2 numbers, and there are 1"],
     );
     refused(&["run", "--kernel", "k", "--name", "a b"], &["letters, digits"]);
+    refused(&["run", "--kernel", "k", "--pagers", "0"], &["--pagers", "0 is not in 1..=8"]);
+    refused(&["run", "--kernel", "k", "--pagers", "9"], &["--pagers", "9 is not in 1..=8"]);
+    refused(&["run", "--kernel", "k", "--pagers", "many"], &["--pagers", "many"]);
     refused(&["vcpu", "move", "one", "--to", "0"], &["one"]);
     refused(&["node", "--max-guests", "0"], &["max-guests"]);
     refused(&["node", "--log-filter", "a=b=c"], &["log filter"]);

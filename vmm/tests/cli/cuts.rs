@@ -97,7 +97,7 @@ fn forward(mut from: TcpStream, mut to: TcpStream) {
 }
 
 /// The general payload, where the tests of whole guests have it.
-fn payload() -> String {
+pub fn payload() -> String {
     let folder = std::env::var_os("TESSERA_PAYLOADS").map_or_else(
         || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../guest/payload/target/release"),
         PathBuf::from,
@@ -115,7 +115,8 @@ fn resumed(report: &std::path::Path) -> Vec<u64> {
     nodes.iter().map(|node| node["traffic"]["links_resumed"].as_u64().expect("a number")).collect()
 }
 
-fn results(output: &Output) -> usize {
+/// How many tests of the payload passed, in a guest that passed.
+pub fn results(output: &Output) -> usize {
     assert_eq!(output.status, 0, "{output:?}");
     output
         .stdout
@@ -125,30 +126,16 @@ fn results(output: &Output) -> usize {
 }
 
 /// Runs the payload while all connections between its two nodes are cut again and again and a vCPU moves.
-fn pass_with_cuts(words: &str, tests: usize, links: &str) {
+fn pass_with_cuts(words: &str, tests: usize, options: &[&str]) {
     let (a, b) = (Daemon::start(), Daemon::start());
     let middles = [Middle::before(&a), Middle::before(&b)];
     let folder = tempfile::tempdir().expect("tempdir");
     let report = folder.path().join("report");
-    let running = start(&[
-        "run",
-        "--hosts",
-        &format!("{},{}", middles[0].address, middles[1].address),
-        "--kernel",
-        &payload(),
-        "--cmdline",
-        words,
-        "--cpus",
-        "boot=2",
-        "--memory",
-        "size=64M",
-        "--links",
-        links,
-        "--events",
-        "json",
-        "--report",
-        &text(&report),
-    ]);
+    let hosts = format!("{},{}", middles[0].address, middles[1].address);
+    let (kernel, report_path) = (payload(), text(&report));
+    let guest = ["run", "--hosts", &hosts, "--kernel", &kernel, "--cmdline", words, "--cpus", "boot=2"];
+    let rest = ["--memory", "size=64M", "--events", "json", "--report", &report_path];
+    let running = start(&[&guest[..], &rest, options].concat());
     running.await_stderr("\"started\"");
     let (mut moves, mut to) = (0, 1);
     while !running.stderr().contains("\"ended\"") {
@@ -171,17 +158,23 @@ fn pass_with_cuts(words: &str, tests: usize, links: &str) {
 
 #[test]
 fn memory_is_right_while_nodes_lose_each_other_again_and_again() {
-    pass_with_cuts("test=xadd,xadd_straddle rounds=100000", 2, "tcp");
+    pass_with_cuts("test=xadd,xadd_straddle rounds=100000", 2, &["--links", "tcp"]);
 }
 
 #[test]
 fn memory_is_right_over_shared_memory_while_control_connections_break() {
-    pass_with_cuts("test=xadd,xadd_straddle rounds=100000", 2, "shared");
+    pass_with_cuts("test=xadd,xadd_straddle rounds=1000000", 2, &["--links", "shared"]);
+}
+
+#[test]
+fn memory_is_right_while_all_pagers_of_two_nodes_lose_each_other_again_and_again() {
+    let options = ["--links", "tcp", "--pagers", "2", "--stripe-mib", "2"];
+    pass_with_cuts("test=xadd,xadd_straddle,mem_touch mb=8 rounds=100000", 3, &options);
 }
 
 #[test]
 fn interrupts_arrive_once_while_nodes_lose_each_other_again_and_again() {
-    pass_with_cuts("test=ipi_count rounds=4000 limit=250", 1, "tcp");
+    pass_with_cuts("test=ipi_count rounds=4000 limit=250", 1, &["--links", "tcp"]);
 }
 
 /// A guest over both daemons whose vCPUs do nothing, when it has started.

@@ -98,7 +98,7 @@ pub fn run(arguments: &[&str]) -> Output {
 }
 
 impl Running {
-    fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
@@ -109,6 +109,11 @@ impl Running {
     /// The process ids of its children.
     pub fn children(&self) -> Vec<u32> {
         children(self.pid())
+    }
+
+    /// How much it has written to standard output.
+    pub fn stdout_bytes(&self) -> usize {
+        self.stdout.text.lock().expect("no panic").len()
     }
 
     pub fn stderr(&self) -> String {

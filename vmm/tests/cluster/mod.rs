@@ -16,9 +16,9 @@ use kvm_ioctls::Kvm;
 use tessera_devices::ram::NodeRam;
 use tessera_devices::GuestEnd;
 use tessera_dsm::memory::NodeMemory;
-use tessera_dsm::pager::{AskAhead, Pager, PagerConfig, PagerHooks, Tracking};
+use tessera_dsm::pager::{AskAhead, Lane, Pager, PagerConfig, PagerHooks, Tracking};
 use tessera_dsm::protocol::{HabitPolicy, LeasePolicy};
-use tessera_dsm::NodeId;
+use tessera_dsm::{NodeId, Stripes, EXTENT_BYTES};
 use tessera_migration::VcpuId;
 use tessera_vmm::boot::{self, BootSpec, BootVcpu};
 use tessera_vmm::control::devices::DeviceSpec;
@@ -61,6 +61,8 @@ pub struct ClusterSpec {
     pub memory_mib: u64,
     pub lease: LeasePolicy,
     pub ahead: AskAhead,
+    /// Pagers of each node, which share memory out extent by extent.
+    pub pagers: u8,
     pub meddler: Option<Meddler>,
     /// Whether the guest is offered asynchronous page faults.
     pub async_faults: AsyncFaults,
@@ -84,6 +86,7 @@ impl ClusterSpec {
             memory_mib: 64,
             lease: LeasePolicy::default(),
             ahead: AskAhead::On,
+            pagers: 1,
             meddler: None,
             async_faults: AsyncFaults::Hidden,
             network: None,
@@ -95,6 +98,12 @@ impl ClusterSpec {
     /// Over connections that break when the network is told to.
     pub fn over(mut self, network: &Arc<Network>) -> Self {
         self.network = Some(network.clone());
+        self
+    }
+
+    /// With so many pagers on each node.
+    pub fn with_pagers(mut self, pagers: u8) -> Self {
+        self.pagers = pagers;
         self
     }
 
@@ -229,7 +238,8 @@ impl Cluster {
         }
         let listener = Arc::new(Listener::default());
         let (lines, inboxes): (Vec<_>, Vec<_>) = (0..nodes).map(|_| channel::<(NodeId, Vec<u8>)>()).unzip();
-        let mut mesh = mesh(nodes, &connector(&spec));
+        let stripes = Stripes::of_at_least(EXTENT_BYTES, &layout, spec.pagers);
+        let mut mesh = mesh(nodes, stripes, &connector(&spec));
         let tsc_offset_ticks = -(tessera_vmm::kvm::host_tsc() as i64);
         let mut built = Vec::new();
         for (index, (memory, inbox)) in memories.into_iter().zip(inboxes).enumerate() {
@@ -241,6 +251,7 @@ impl Cluster {
                 preloaded: image.written.clone(),
                 lease: spec.lease,
                 habits: HabitPolicy::OFF,
+                stripes,
                 tracking,
                 ahead: spec.ahead,
             };
@@ -433,14 +444,16 @@ fn connector(spec: &ClusterSpec) -> Connector {
     }
 }
 
-/// A connection between each two nodes.
-fn mesh(nodes: usize, connect: &Connector) -> Vec<Vec<(NodeId, TcpStream)>> {
-    let mut mesh: Vec<Vec<(NodeId, TcpStream)>> = (0..nodes).map(|_| Vec::new()).collect();
+/// A connection between each two nodes for each shard.
+fn mesh(nodes: usize, stripes: Stripes, connect: &Connector) -> Vec<Vec<(Lane, TcpStream)>> {
+    let mut mesh: Vec<Vec<(Lane, TcpStream)>> = (0..nodes).map(|_| Vec::new()).collect();
     for low in 0..nodes {
         for high in low + 1..nodes {
-            let (here, there) = connect(NodeId(low as u8), NodeId(high as u8));
-            mesh[low].push((NodeId(high as u8), here));
-            mesh[high].push((NodeId(low as u8), there));
+            for shard in stripes.shards() {
+                let (here, there) = connect(NodeId(low as u8), NodeId(high as u8));
+                mesh[low].push((Lane { peer: NodeId(high as u8), shard }, here));
+                mesh[high].push((Lane { peer: NodeId(low as u8), shard }, there));
+            }
         }
     }
     mesh

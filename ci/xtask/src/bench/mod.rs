@@ -5,7 +5,7 @@ mod dsm;
 mod moves;
 mod payload;
 mod stock_moves;
-mod table;
+pub mod table;
 
 use anyhow::Result;
 

@@ -56,6 +56,14 @@ impl Bench {
     /// # Errors
     /// As [`Bench::run`].
     pub fn run_over(&self, links: &str, run: &Run, follower: &mut dyn Follower) -> Result<Outcome> {
+        self.run_with(&["--links", links], run, follower)
+    }
+
+    /// The same with these options of `tessera run`.
+    ///
+    /// # Errors
+    /// As [`Bench::run`].
+    pub fn run_with(&self, options: &[&str], run: &Run, follower: &mut dyn Follower) -> Result<Outcome> {
         let spec = GuestSpec {
             name: run.name.clone(),
             hosts: run.vcpus_per_node.len(),
@@ -67,7 +75,7 @@ impl Bench {
             cmdline: run.cmdline.clone(),
             on_reset: OnReset::Exit,
             lease_us: None,
-            options: vec!["--links".to_owned(), links.to_owned()],
+            options: options.iter().map(|&option| option.to_owned()).collect(),
             limit: LIMIT,
         };
         let outcome = guest::run(&self.cluster, &spec, follower)?;

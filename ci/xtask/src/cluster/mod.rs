@@ -10,6 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use crate::builds;
+use crate::cleanup::TemporaryDir;
 use crate::images::Extra;
 use crate::lab::exec::{Event, RemoteCommand};
 use crate::lab::{Lab, LabSpec};
@@ -46,6 +47,8 @@ pub struct Cluster {
     hosts: Hosts,
     tessera: PathBuf,
     files: Vec<GuestFile>,
+    /// Copies of the disks where hosts are processes of this machine.
+    disks: Option<TemporaryDir>,
 }
 
 enum Hosts {
@@ -125,6 +128,7 @@ impl Cluster {
             }
             Kind::Nested => false,
         };
+        let disks = if local { copies(&spec.lab.disks)? } else { None };
         let hosts = if local {
             Hosts::Local(LocalNodes::start(&tessera, spec.lab.hosts)?)
         } else {
@@ -137,7 +141,7 @@ impl Cluster {
             spec.lab.files.extend(spec.files.iter().map(extra));
             Hosts::Nested(Lab::start(&spec.lab)?)
         };
-        Ok(Self { hosts, tessera, files: spec.files })
+        Ok(Self { hosts, tessera, files: spec.files, disks })
     }
 
     /// Nodes on this machine, whether or not its KVM boots stock kernels: enough for bare-metal payloads.
@@ -147,7 +151,7 @@ impl Cluster {
     pub fn on_this_machine(count: usize, files: Vec<GuestFile>) -> Result<Self> {
         let tessera = builds::static_programs(&[builds::TESSERA])?.remove(0);
         let hosts = Hosts::Local(LocalNodes::start(&tessera, count)?);
-        Ok(Self { hosts, tessera, files })
+        Ok(Self { hosts, tessera, files, disks: None })
     }
 
     /// What kind it is, in a word.
@@ -189,6 +193,20 @@ impl Cluster {
             Hosts::Nested(_) => inside(name),
             Hosts::Local(_) => from.display().to_string(),
         })
+    }
+
+    /// Where the first host has the disk of this number. What is written to it is forgotten with the cluster.
+    ///
+    /// # Errors
+    /// When nodes on this machine were started without disks.
+    pub fn disk(&self, number: usize) -> Result<String> {
+        match &self.hosts {
+            Hosts::Nested(_) => Ok(format!("/dev/vd{}", char::from(b'a' + u8::try_from(number)?))),
+            Hosts::Local(_) => {
+                let dir = self.disks.as_ref().context("the hosts were started without disks")?;
+                Ok(dir.path().join(format!("disk-{number}")).display().to_string())
+            }
+        }
     }
 
     /// Starts `tessera` with these arguments on the first host; its input is open.
@@ -284,6 +302,20 @@ impl Cluster {
             Hosts::Local(nodes) => nodes.last_words(),
         }
     }
+}
+
+/// Copies of disk images that guests may change.
+fn copies(disks: &[PathBuf]) -> Result<Option<TemporaryDir>> {
+    if disks.is_empty() {
+        return Ok(None);
+    }
+    let dir = TemporaryDir::new("tessera-disks")?;
+    for (number, disk) in disks.iter().enumerate() {
+        let mut copy = std::process::Command::new("cp");
+        copy.args(["--sparse=always", "--reflink=auto"]).arg(disk);
+        crate::shell::output(copy.arg(dir.path().join(format!("disk-{number}"))))?;
+    }
+    Ok(Some(dir))
 }
 
 fn inside(name: &str) -> String {

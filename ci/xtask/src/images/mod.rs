@@ -45,7 +45,7 @@ pub fn host(image: &HostImage) -> Result<Vec<u8>> {
     archive.file("/init", 0o755, include_bytes!("host-init.sh"))?;
     busybox(&mut archive)?;
     let mut order = String::new();
-    for module in image.kernel.modules(&["virtio_pci", "virtio_net", "kvm-amd"])? {
+    for module in image.kernel.modules(&["virtio_pci", "virtio_net", "virtio_blk", "kvm-amd"])? {
         archive.file(&format!("/lib/modules/{}", module.name), 0o644, &module.content)?;
         let settings = if module.name == "kvm-amd.ko" {
             format!(" npt={}", u8::from(image.nested_paging))

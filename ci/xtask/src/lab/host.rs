@@ -33,6 +33,8 @@ pub struct HostSpec<'a> {
     pub kernel: &'a Path,
     /// Its initramfs.
     pub initramfs: &'a Path,
+    /// Raw images of its disks, which it cannot change.
+    pub disks: &'a [PathBuf],
     /// Whether it starts `tessera node`.
     pub node: bool,
     /// The frequency of its time-stamp counter: the same for all, or a guest could not span them.
@@ -67,6 +69,10 @@ impl Host {
         command.args(["-serial", &format!("file:{}", console.display())]);
         command.arg("-kernel").arg(spec.kernel).arg("-initrd").arg(spec.initramfs);
         command.args(["-append", &command_line(spec)]);
+        for disk in spec.disks {
+            // QEMU keeps what is written in a temporary file of its own.
+            command.arg("-drive").arg(format!("if=virtio,format=raw,snapshot=on,file={}", disk.display()));
+        }
         command.args(network::arguments(spec.index, spec.hosts, spec.dir, forwards));
         Ok(Self { index: spec.index, qemu: OwnedChild::spawn(&mut command)?, console, forwards })
     }

@@ -42,6 +42,8 @@ pub struct LabSpec {
     pub files: Vec<Extra>,
     /// Files for all hosts.
     pub files_everywhere: Vec<Extra>,
+    /// Raw disk images for host 0, there `/dev/vda` and on. What is written to them is forgotten with the lab.
+    pub disks: Vec<PathBuf>,
     /// How long the hosts may take to boot.
     pub boot_limit: Duration,
 }
@@ -62,6 +64,7 @@ impl Default for LabSpec {
             tessera: None,
             files: Vec::new(),
             files_everywhere: Vec::new(),
+            disks: Vec::new(),
             boot_limit: Duration::from_secs(180),
         }
     }
@@ -114,6 +117,7 @@ impl Lab {
                 memory_mib: spec.memory_mib,
                 kernel: &vmlinux,
                 initramfs: if index.0 == 0 { &first } else { &initramfs },
+                disks: if index.0 == 0 { &spec.disks } else { &[] },
                 node: spec.tessera.is_some(),
                 tsc_khz,
                 dir: dir.path(),

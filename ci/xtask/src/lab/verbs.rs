@@ -36,6 +36,9 @@ pub struct HostOptions {
     /// Kernel of the hosts.
     #[arg(long, value_enum, default_value = "6.12")]
     pub host_kernel: Series,
+    /// A raw disk image that host 1 has as /dev/vda (the next one as /dev/vdb, ...). It is not changed.
+    #[arg(long, value_name = "FILE")]
+    pub host_disk: Vec<PathBuf>,
     /// Load kvm-amd with nested paging (npt=1) in the hosts.
     #[arg(long)]
     pub npt: bool,
@@ -50,6 +53,7 @@ impl HostOptions {
             memory_mib: self.host_memory,
             kernel: self.host_kernel,
             nested_paging: self.npt,
+            disks: self.host_disk.clone(),
             ..LabSpec::default()
         }
     }

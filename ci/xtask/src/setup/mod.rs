@@ -2,7 +2,7 @@
 
 pub mod packages;
 pub mod release;
-mod sources;
+pub mod sources;
 
 use anyhow::{Context, Result};
 

@@ -25,6 +25,18 @@ pub fn has_backports() -> bool {
     all().iter().any(|source| source.suites.contains(&wanted))
 }
 
+/// Where the release itself comes from.
+///
+/// # Errors
+/// When no source of it is found.
+pub fn release_uri() -> Result<String> {
+    let source =
+        all().into_iter().find(|source| source.suites.iter().any(|suite| suite == release::CODENAME));
+    let source =
+        source.with_context(|| format!("no source of the suite {} among apt's", release::CODENAME))?;
+    Ok(source.uri)
+}
+
 /// Adds the backports suite.
 ///
 /// # Errors

@@ -2,6 +2,7 @@
 
 mod fuzz;
 mod litmus;
+mod programs;
 mod sim;
 mod stock;
 mod worker;
@@ -15,6 +16,8 @@ pub enum Verb {
     Fuzz(fuzz::Args),
     /// Litmus tests of memory order in bare-metal guests over several nodes of this machine.
     Litmus(litmus::Args),
+    /// Programs of a Debian disk: databases, servers, encoders, over several hosts.
+    Programs(programs::Args),
     /// The protocol's simulator, with random schedules.
     Sim(sim::Args),
     /// Stock guests whose vCPUs move a thousand times while they work.
@@ -29,6 +32,7 @@ pub fn main(verb: &Verb) -> Result<i32> {
     match verb {
         Verb::Fuzz(options) => fuzz::main(options),
         Verb::Litmus(options) => litmus::main(options),
+        Verb::Programs(options) => programs::main(options),
         Verb::Sim(options) => sim::main(options),
         Verb::Stock(options) => stock::main(options),
     }

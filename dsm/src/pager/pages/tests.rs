@@ -19,7 +19,7 @@ const GFN: Gfn = Gfn(600);
 fn pages() -> GuestPages {
     let layout =
         Layout::new(vec![Region { start: Gfn(0), pages: 2048, home: NodeId(0) }]).expect("valid layout");
-    GuestPages::new(NodeMemory::new(layout).expect("memory"), None)
+    GuestPages::new(NodeMemory::new(layout.clone()).expect("memory"), Arc::new(layout), None)
         .expect("a usable userfaultfd (run as root)")
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use tessera_dsm::link::Link;
-use tessera_dsm::pager::Rejoin;
+use tessera_dsm::pager::{Lane, Rejoin};
 use tessera_dsm::{Gfn, NodeId};
 
 use crate::control::ask::Moved;
@@ -78,6 +78,8 @@ impl UnarmedGuest for Unarmed {
             delivered: Mutex::default(),
             input: Mutex::default(),
             presses: AtomicU32::new(0),
+            paused: AtomicBool::new(false),
+            restless: AtomicBool::new(false),
             places: Mutex::new(places),
             asked: AtomicU32::new(0),
             builder: self.builder.clone(),
@@ -91,15 +93,18 @@ impl UnarmedGuest for Unarmed {
 pub struct FakeMachine {
     pub spec: Arc<GuestSpec>,
     pub guest_tsc_offset: i64,
-    pub data: Mutex<Vec<(NodeId, Box<dyn Link>)>>,
+    pub data: Mutex<Vec<(Lane, Box<dyn Link>)>>,
     /// New data connections.
-    pub relinked: Mutex<Vec<(NodeId, Rejoin)>>,
+    pub relinked: Mutex<Vec<(Lane, Rejoin)>>,
     pub peers: Arc<Peers>,
     pub events: Arc<dyn GuestEvents>,
     pub delivered: Mutex<Vec<(NodeId, Vec<u8>)>>,
     pub input: Mutex<Vec<u8>>,
     /// How often the power button was pressed.
     pub presses: AtomicU32,
+    pub paused: AtomicBool,
+    /// Cannot be paused.
+    pub restless: AtomicBool,
     pub places: Mutex<Vec<NodeId>>,
     /// How often the figures were asked for.
     pub asked: AtomicU32,
@@ -154,6 +159,18 @@ impl GuestMachine for FakeMachine {
         self.presses.fetch_add(1, Ordering::SeqCst);
     }
 
+    fn pause(&self) -> Result<(), String> {
+        self.paused.store(true, Ordering::SeqCst);
+        match self.restless.load(Ordering::SeqCst) {
+            true => Err("vCPU 0 still runs".into()),
+            false => Ok(()),
+        }
+    }
+
+    fn resume(&self) {
+        self.paused.store(false, Ordering::SeqCst);
+    }
+
     fn console_input(&self, bytes: &[u8]) -> usize {
         // Three at a time, as a UART with little room.
         let count = bytes.len().min(3);
@@ -169,9 +186,9 @@ impl GuestMachine for FakeMachine {
         Some(500 + u64::from(node.0))
     }
 
-    fn relink(&self, node: NodeId, link: Box<dyn Link>, rejoin: Rejoin) {
-        self.data.lock().expect("no panic").push((node, link));
-        self.relinked.lock().expect("no panic").push((node, rejoin));
+    fn relink(&self, lane: Lane, link: Box<dyn Link>, rejoin: Rejoin) {
+        self.data.lock().expect("no panic").push((lane, link));
+        self.relinked.lock().expect("no panic").push((lane, rejoin));
     }
 
     fn fill_stats(&self, stats: &mut NodeStats) {

@@ -4,8 +4,8 @@ use std::io::Write;
 use std::sync::Arc;
 
 use tessera_dsm::link::session::{Epoch, Greeting};
-use tessera_dsm::pager::Rejoin;
-use tessera_dsm::NodeId;
+use tessera_dsm::pager::{Lane, Rejoin};
+use tessera_dsm::{NodeId, Shard};
 
 use super::fake::FakeBuilder;
 use super::{by, connect_as, create, load, spec_over, Control, Line, TestDaemon};
@@ -13,7 +13,7 @@ use crate::control::address::HostAddress;
 use crate::control::ask::{Answer, Ask, Outcome};
 use crate::control::ending::{EndCause, StopReason};
 use crate::control::frame;
-use crate::control::guest::{GuestId, GuestSpec};
+use crate::control::guest::{GuestId, GuestSpec, PagerSpec};
 use crate::control::hello::{Channel, HelloError, Role};
 use crate::control::orders::{Order, Stage};
 use crate::control::peer::PeerFrame;
@@ -27,7 +27,7 @@ struct Scene {
     spec: GuestSpec,
     launcher: Line,
     control: Control,
-    _data: Line,
+    _data: Vec<Line>,
 }
 
 impl Scene {
@@ -46,7 +46,8 @@ impl Scene {
         let mut launcher = create(&spec, NodeId(0));
         launcher.send(&Order::Connect);
         let control = connect_as(&spec, NodeId(1), Channel::Control);
-        let data = connect_as(&spec, NodeId(1), Channel::Data);
+        let data = |shard| connect_as(&spec, NodeId(1), Channel::Data(shard));
+        let data: Vec<Line> = spec.stripes().shards().map(data).collect();
         clock::compare_with_node0(&control.stream, by()).expect("compared");
         launcher.expect_reached(Stage::Connected);
         let arming = load(&mut launcher);
@@ -135,7 +136,7 @@ fn a_message_for_a_machine_that_is_not_there_yet_is_a_fault() {
     let mut launcher = create(&spec, NodeId(0));
     launcher.send(&Order::Connect);
     let control = connect_as(&spec, NodeId(1), Channel::Control);
-    let _data = connect_as(&spec, NodeId(1), Channel::Data);
+    let _data = connect_as(&spec, NodeId(1), Channel::Data(Shard::FIRST));
     clock::compare_with_node0(&control.stream, by()).expect("compared");
     launcher.expect_reached(Stage::Connected);
     Control::of(control.stream).send(&PeerFrame::Machine(vec![]));
@@ -210,22 +211,25 @@ fn a_control_connection_that_breaks_goes_on_where_it_was() {
 }
 
 #[test]
-fn a_new_data_connection_goes_to_the_pager() {
-    let mut scene = Scene::running();
+fn a_new_data_connection_goes_to_the_pager_of_its_shard() {
+    let mut scene = Scene::running_with(|spec| spec.pagers = PagerSpec { most: 2, stripe_mib: 2 });
     let machine = scene.builder.machine(NodeId(0));
     let greeting = Greeting { epoch: Epoch(2), received: 77 };
-    let (guest, channel) = (scene.spec.guest, Channel::Data);
-    let connect = |from| {
-        let role = Role::Resume { guest, from, channel, greeting };
+    let guest = scene.spec.guest;
+    let connect = |from, shard| {
+        let role = Role::Resume { guest, from, channel: Channel::Data(shard), greeting };
         Line::dial(&scene.daemon.address, &role)
     };
-    let mut stranger = connect(NodeId(31));
+    let mut stranger = connect(NodeId(31), Shard(1));
     assert!(stranger.read::<PeerFrame>().is_err(), "closed");
-    let _kept = connect(NodeId(1));
+    let mut nowhere = connect(NodeId(1), Shard(2));
+    assert!(nowhere.read::<PeerFrame>().is_err(), "the guest has two shards");
+    let _kept = connect(NodeId(1), Shard(1));
     while machine.relinked.lock().expect("no panic").is_empty() {
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
-    let expected = [(NodeId(1), Rejoin::Accepted(greeting))];
+    let lane = Lane { peer: NodeId(1), shard: Shard(1) };
+    let expected = [(lane, Rejoin::Accepted(greeting))];
     assert_eq!(*machine.relinked.lock().expect("no panic"), expected);
     scene.launcher.send(&Order::Stop);
     assert_eq!(scene.launcher.end().0, EndCause::Stopped(StopReason::Interrupt));
@@ -286,19 +290,23 @@ fn strangers_and_second_connections_do_not_get_in() {
     let mut launcher = create(&spec, NodeId(0));
     launcher.send(&Order::Connect);
 
-    let wrong_guest = Role::Peer { guest: GuestId(1), from: NodeId(1), channel: Channel::Data };
+    let wrong_guest = Role::Peer { guest: GuestId(1), from: NodeId(1), channel: Channel::Data(Shard::FIRST) };
     let refused = socket::dial(&daemon.address, &wrong_guest, by()).expect_err("no such guest");
     assert!(matches!(refused, HelloError::Refused(why) if why.starts_with("no guest ")));
-    let out_of_range = Role::Peer { guest: spec.guest, from: NodeId(200), channel: Channel::Data };
+    let out_of_range =
+        Role::Peer { guest: spec.guest, from: NodeId(200), channel: Channel::Data(Shard::FIRST) };
     assert!(socket::dial(&daemon.address, &out_of_range, by()).is_err());
+    let of_no_pager = Role::Peer { guest: spec.guest, from: NodeId(1), channel: Channel::Data(Shard(8)) };
+    assert!(socket::dial(&daemon.address, &of_no_pager, by()).is_err());
 
-    // A node that the guest does not have, itself, and then one connection twice: all closed, and nothing is
-    // confused.
+    // A node that the guest does not have, itself, a pager that it does not have, and then one connection twice: all
+    // closed, and nothing is confused.
     for from in [31, 2, 0] {
         assert!(connect_as(&spec, NodeId(from), Channel::Control).read::<PeerFrame>().is_err());
     }
-    let data = connect_as(&spec, NodeId(1), Channel::Data);
-    assert!(connect_as(&spec, NodeId(1), Channel::Data).read::<PeerFrame>().is_err());
+    assert!(connect_as(&spec, NodeId(1), Channel::Data(Shard(1))).read::<PeerFrame>().is_err());
+    let data = connect_as(&spec, NodeId(1), Channel::Data(Shard::FIRST));
+    assert!(connect_as(&spec, NodeId(1), Channel::Data(Shard::FIRST)).read::<PeerFrame>().is_err());
     let control = connect_as(&spec, NodeId(1), Channel::Control);
     clock::compare_with_node0(&control.stream, by()).expect("compared");
     launcher.expect_reached(Stage::Connected);
@@ -314,7 +322,7 @@ fn a_peer_that_answers_no_clock_comparison_is_named() {
     let mut launcher = create(&spec, NodeId(0));
     launcher.send(&Order::Connect);
     let mut control = connect_as(&spec, NodeId(1), Channel::Control);
-    let _data = connect_as(&spec, NodeId(1), Channel::Data);
+    let _data = connect_as(&spec, NodeId(1), Channel::Data(Shard::FIRST));
     frame::write(&mut control.stream, &PeerFrame::Alive { pages_alone: 0 }).expect("written");
     launcher.expect_failed("cannot compare clocks with node 127.0.0.1");
 }

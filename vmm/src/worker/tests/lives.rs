@@ -7,7 +7,7 @@ use tessera_dsm::{Gfn, NodeId};
 
 use super::fake::FakeBuilder;
 use super::{ask, create, load, run_over, spec_over, Line, TestDaemon};
-use crate::control::ask::{Answer, Ask};
+use crate::control::ask::{Answer, Ask, Pace};
 use crate::control::ending::{EndCause, StopReason};
 use crate::control::guest::GuestSpec;
 use crate::control::hello::Role;
@@ -52,6 +52,23 @@ fn three_nodes_come_up_talk_and_end_together() {
     let ends: Vec<_> = lines.iter_mut().map(Line::end).collect();
     assert!(ends.iter().all(|(cause, ..)| *cause == EndCause::PayloadExit(9)), "{ends:?}");
     assert_eq!((ends[0].1, ends[0].2), (3, 0), "the last of the console comes before the end");
+}
+
+#[test]
+fn a_guest_stands_still_on_all_nodes_or_on_none() {
+    let builder = Arc::new(FakeBuilder::default());
+    let (a, b, c) = (TestDaemon::start(&builder), TestDaemon::start(&builder), TestDaemon::start(&builder));
+    let _lines = run_over(&[&a, &b, &c]);
+    let machines: Vec<_> = (0..3).map(|node| builder.machine(NodeId(node))).collect();
+    let paused = || machines.iter().map(|machine| machine.paused.load(Ordering::SeqCst)).collect::<Vec<_>>();
+    assert_eq!(ask(&b, &Ask::Run(Pace::Still)), Ok(Answer::Runs(Pace::Still)));
+    assert_eq!(paused(), [true; 3]);
+    assert_eq!(ask(&c, &Ask::Run(Pace::Going)), Ok(Answer::Runs(Pace::Going)));
+    assert_eq!(paused(), [false; 3]);
+    machines[2].restless.store(true, Ordering::SeqCst);
+    let why = ask(&a, &Ask::Run(Pace::Still)).expect_err("one node cannot");
+    assert!(why.contains(&c.address.to_string()) && why.contains("vCPU 0 still runs"), "{why}");
+    assert_eq!(paused(), [false; 3]);
 }
 
 #[test]

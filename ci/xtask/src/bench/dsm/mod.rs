@@ -3,12 +3,14 @@
 //! It has parts, each a folder or file of its own; what each of them finds stands beside the others' in one line of JSON:
 //! - [payload guests](runs) over node processes on this machine, joined over loopback. One round measures everything once; figures
 //!   are medians over the rounds, so that a disturbance of one round does not move them;
+//! - [more pagers than one](shards) for guests that fault much;
 //! - [QEMU's postcopy](postcopy) on the same machine;
 //! - [stock guests](stock) that boot over lab hosts.
 
 mod figures;
 mod postcopy;
 mod runs;
+mod shards;
 mod stock;
 mod tcp;
 mod times;
@@ -19,6 +21,7 @@ use serde::Serialize;
 use self::figures::Summary;
 use self::postcopy::Postcopy;
 use self::runs::Runs;
+use self::shards::Shards;
 use self::stock::Boots;
 use super::payload::available_mib;
 use crate::cluster::Kind;
@@ -34,6 +37,8 @@ const ROOM_MIB: u64 = 2048;
 enum Part {
     /// Pages of other nodes, by payload guests.
     Payload,
+    /// Faults a second with one pager on each node and with several.
+    Shards,
     /// QEMU's postcopy on the same machine.
     Postcopy,
     /// The boot of a stock guest over lab hosts.
@@ -44,7 +49,7 @@ enum Part {
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  cargo xtask bench dsm\n  cargo xtask bench dsm --rounds 1 --scan 64M --json\n  \
-    cargo xtask bench dsm --lab\n  cargo xtask bench dsm --parts boot --kernel 6.12"
+    cargo xtask bench dsm --lab\n  cargo xtask bench dsm --parts shards --rounds 3\n  cargo xtask bench dsm --parts boot --kernel 6.12"
 )]
 pub struct Args {
     /// How often everything is measured.
@@ -77,6 +82,8 @@ struct Line {
     #[serde(flatten)]
     payload: Option<Summary>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    shards: Option<Shards>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     postcopy: Option<Postcopy>,
     #[serde(skip_serializing_if = "Option::is_none")]
     stock: Option<Boots>,
@@ -89,6 +96,12 @@ struct Line {
 pub fn main(options: &Args) -> Result<i32> {
     let wanted = |part: Part| options.parts.contains(&part);
     let payload = wanted(Part::Payload).then(|| payload(options)).transpose()?;
+    let shards = wanted(Part::Shards).then(|| {
+        let step = Step::start("several pagers");
+        let measured = shards::measure(options.rounds, |what| step.note(what));
+        step.done("measured");
+        measured
+    });
     let postcopy = wanted(Part::Postcopy).then(|| {
         let step = Step::start("QEMU's postcopy");
         let outcome = postcopy::measure();
@@ -96,10 +109,12 @@ pub fn main(options: &Args) -> Result<i32> {
         outcome
     });
     let stock = (options.lab || wanted(Part::Boot)).then(|| stock::measure(options.hosts, options.kernel));
-    let line = Line { bench: "dsm", payload, postcopy, stock: stock.transpose()? };
+    let line =
+        Line { bench: "dsm", payload, shards: shards.transpose()?, postcopy, stock: stock.transpose()? };
     if !options.json {
-        let Line { payload, postcopy, stock, .. } = &line;
+        let Line { payload, shards, postcopy, stock, .. } = &line;
         payload.iter().for_each(|part| println!("\n{part}"));
+        shards.iter().for_each(|part| println!("\n{part}"));
         postcopy.iter().for_each(|part| println!("\n{part}"));
         stock.iter().for_each(|part| println!("\n{part}"));
     }
@@ -133,7 +148,7 @@ mod tests {
 
     #[test]
     fn what_was_not_measured_is_not_in_the_last_line() {
-        let line = Line { bench: "dsm", payload: None, postcopy: None, stock: None };
+        let line = Line { bench: "dsm", payload: None, shards: None, postcopy: None, stock: None };
         assert_eq!(serde_json::to_string(&line).unwrap(), r#"{"bench":"dsm"}"#);
     }
 }

@@ -23,8 +23,8 @@ const MEMORY_MIB: u64 = 512;
 pub const NODES_MAX: usize = 8;
 /// Numbers of vCPUs that fault at the same time.
 pub const READERS: [u32; 4] = [1, 2, 4, 8];
-/// The sharers of upgrades.
-const UPGRADE: &str = "test=bench_fault kind=upgrade from=1 stripe=1";
+/// What all upgrades are asked for by.
+const UPGRADE: &str = "test=bench_fault kind=upgrade from=1";
 
 /// A kind of fault that is measured.
 pub struct Fault {
@@ -74,10 +74,11 @@ pub const FAULTS: &[Fault] = &[
         links: "tcp",
         kind: "write",
     },
-    upgrade("upgrade_1", "upgrade, 1 other copy", "1"),
-    upgrade("upgrade_2", "upgrade, 2 other copies", "2"),
-    upgrade("upgrade_3", "upgrade, 3 other copies", "3"),
-    upgrade("upgrade_7", "upgrade, 7 other copies", "7"),
+    upgrade("upgrade_1", "upgrade, 1 other copy, at the home", "stripe=1 sharers=1", "tcp"),
+    upgrade("upgrade_1_apart", "upgrade, 1 other copy, not at the home", "stripe=7 sharers=1", "tcp"),
+    upgrade("upgrade_2", "upgrade, 2 other copies", "stripe=1 sharers=2", "tcp"),
+    upgrade("upgrade_3", "upgrade, 3 other copies", "stripe=1 sharers=3", "tcp"),
+    upgrade("upgrade_7", "upgrade, 7 other copies", "stripe=1 sharers=7", "tcp"),
     Fault {
         key: "ping_pong",
         about: "ping-pong, one way",
@@ -99,14 +100,21 @@ pub const FAULTS: &[Fault] = &[
         "test=bench_pingpong from=1 stripe=7",
         "read",
     ),
+    upgrade("upgrade_1_shared", "upgrade, 1 other copy, over shared memory", "stripe=1 sharers=1", "shared"),
+    upgrade(
+        "upgrade_7_shared",
+        "upgrade, 7 other copies, over shared memory",
+        "stripe=1 sharers=7",
+        "shared",
+    ),
 ];
 
 const fn shared(key: &'static str, about: &'static str, words: &'static str, kind: &'static str) -> Fault {
     Fault { key, about, nodes: 2, words, links: "shared", kind }
 }
 
-const fn upgrade(key: &'static str, about: &'static str, sharers: &'static str) -> Fault {
-    Fault { key, about, nodes: NODES_MAX, words: sharers, links: "tcp", kind: "upgrade" }
+const fn upgrade(key: &'static str, about: &'static str, words: &'static str, links: &'static str) -> Fault {
+    Fault { key, about, nodes: NODES_MAX, words, links, kind: "upgrade" }
 }
 
 /// One kind of fault in one round.
@@ -212,7 +220,7 @@ impl Runs {
 
     fn fault(&self, fault: &Fault) -> Result<Seen> {
         let words = match fault.kind {
-            "upgrade" => format!("{UPGRADE} sharers={} rounds={SAMPLES}", fault.words),
+            "upgrade" => format!("{UPGRADE} {} rounds={SAMPLES}", fault.words),
             _ => format!("{} rounds={SAMPLES}", fault.words),
         };
         let (result, outcome) = self.run_over(fault.links, vec![1; fault.nodes], MEMORY_MIB, words)?;
@@ -223,10 +231,10 @@ impl Runs {
         let member = if result["access"].is_object() { "access" } else { "half" };
         let guest = Times::of_payload(&result[member])?;
         if member == "access" {
-            // What was measured must be what it is called: the node has counted it so (but for a few that came by
-            // themselves), and the last node, home to the pages of three parties, has ordered each transfer.
+            // What was measured must be what it is called: the node has counted it so (but for those that
+            // were asked for ahead, with their block), and the last node, home to the pages of three parties, has ordered each transfer.
             ensure!(
-                node.count >= SAMPLES * 9 / 10,
+                node.count >= SAMPLES * 3 / 4,
                 "node 0 has counted only {} {} faults",
                 node.count,
                 fault.kind

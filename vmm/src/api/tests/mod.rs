@@ -1,0 +1,4 @@
+mod lives;
+mod openapi;
+mod random;
+mod world;
