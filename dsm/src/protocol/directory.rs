@@ -424,9 +424,11 @@ impl Directory {
     /// Whoever waits for the page with the latest turn is now the first.
     pub fn latest_waits_first(&mut self, gfn: Gfn) {
         let Some(transaction) = self.transactions.get_mut(gfn) else { return };
-        for request in transaction.queue.waiting.iter_mut().flatten() {
-            request.turn.0 = request.turn.0.wrapping_neg();
-        }
+        let waiting = &mut transaction.queue.waiting;
+        waiting.iter_mut().flatten().for_each(|request| request.turn.0 = request.turn.0.wrapping_neg());
+        // Of equal turns, the one that came last.
+        let count = waiting.iter().flatten().count();
+        waiting[..count].reverse();
     }
 
     /// Who has a page.
