@@ -12,6 +12,7 @@ impl Simulation {
         if let Some(change) = self.next_change(changes) {
             let part = self.cluster.parts.clone();
             self.step(Move::Change(change))?;
+            self.changed = self.now;
             if let Change::Start { node } = change {
                 self.begin(node);
             }
@@ -21,8 +22,7 @@ impl Simulation {
                 _ => self.drained,
             };
         }
-        let leaving = self.leaver.is_some_and(|node| self.cluster.parts[node] != Part::Gone);
-        if self.ops < self.plan.ops || leaving || self.is_joining() {
+        if self.ops < self.plan.ops || self.is_leaving() || self.is_joining() {
             self.at(self.now + changes.every_us, super::Moment::Change);
         }
         Ok(())
@@ -33,6 +33,11 @@ impl Simulation {
         let late = self.plan.shape.parts();
         let joined = |(now, then): (&Part, &Part)| *then == Part::Late && *now != Part::Late;
         self.cluster.parts.iter().zip(&late).filter(|pair| joined(*pair)).count() as u64
+    }
+
+    /// Whether a node is to leave and has not left.
+    pub fn is_leaving(&self) -> bool {
+        self.leaver.is_some_and(|node| self.cluster.parts[node] != Part::Gone)
     }
 
     fn is_joining(&self) -> bool {
@@ -73,6 +78,7 @@ impl Simulation {
             let begins = self.ops >= after_ops && self.ops < self.plan.ops;
             let calm = self.cluster.parts[node] == Part::Member && !self.is_joining();
             self.leaver = (begins && calm).then_some(node);
+            self.changed = self.now;
         }
         let retired = self.leaver?;
         let works = self.vcpus.iter().any(|vcpu| vcpu.node == retired && !vcpu.instruction.is_empty())

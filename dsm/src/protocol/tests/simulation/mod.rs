@@ -69,6 +69,8 @@ pub struct Simulation {
     longest: Micros,
     /// A node that is about to leave: nothing new is begun there.
     leaver: Option<usize>,
+    /// When there was last something to change: a leaver that is never clear would be waited for without end.
+    changed: Micros,
     /// The nodes that have been told to drain it, a bit each.
     drained: u64,
     /// Every step so far, if they are kept.
@@ -148,6 +150,7 @@ impl Simulation {
             ops: 0,
             longest: 0,
             leaver: None,
+            changed: 1,
             drained: 0,
             record: None,
         };
@@ -417,6 +420,9 @@ impl Simulation {
         let starved = |busy: bool, since: Micros| busy && self.now.saturating_sub(since) > limit;
         if let Some(vcpu) = self.vcpus.iter().find(|vcpu| starved(!vcpu.instruction.is_empty(), vcpu.since)) {
             return Err(format!("starved: {vcpu:?} at {}", self.now));
+        }
+        if starved(self.is_leaving(), self.changed) {
+            return Err(format!("node {:?} never comes to leave, at {}", self.leaver, self.now));
         }
         match self.devices.iter().find(|device| starved(!device.wants.is_empty(), device.since)) {
             Some(device) => Err(format!("starved: {device:?} at {}", self.now)),
