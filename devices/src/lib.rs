@@ -19,6 +19,7 @@ mod events;
 pub mod ged;
 pub mod ioapic;
 pub mod net;
+pub mod p9;
 pub mod payload;
 pub mod pci;
 pub mod platform;

@@ -8,7 +8,8 @@ use std::path::Path;
 
 use cluster::{Cluster, ClusterSpec};
 use tessera_vmm::control::devices::{
-    ConsoleSpec, DeviceSpec, DiskAccess, DiskFormat, DiskSpec, NetLink, NetSpec, RngSpec, VsockSpec,
+    ConsoleSpec, DeviceSpec, DiskAccess, DiskFormat, DiskSpec, FolderSpec, NetLink, NetSpec, RngSpec,
+    VsockSpec,
 };
 
 /// Bytes of the disk: 64 pages, so that rounds come back to each.
@@ -99,6 +100,7 @@ fn everything(cmdline: &str, nodes: u8, image: &tempfile::NamedTempFile, folder:
         DeviceSpec::Rng(RngSpec { source: "/dev/urandom".into() }),
         DeviceSpec::Console(ConsoleSpec::Nowhere),
         DeviceSpec::Vsock(VsockSpec { cid: 3, socket: folder.join("vsock") }),
+        DeviceSpec::Folder(FolderSpec { path: folder.into(), tag: "f".into(), access: DiskAccess::ReadOnly }),
     ]);
     spec
 }
@@ -106,7 +108,7 @@ fn everything(cmdline: &str, nodes: u8, image: &tempfile::NamedTempFile, folder:
 #[test]
 fn no_access_to_any_register_ends_the_node_or_a_device() {
     let (image, folder) = (image(), tempfile::tempdir().expect("a folder"));
-    let line = "test=registers,pci,disk rounds=500 devices=6";
+    let line = "test=registers,pci,disk rounds=500 devices=7";
     Cluster::start(everything(line, 2, &image, folder.path())).expect_pass();
 }
 
@@ -114,7 +116,7 @@ fn no_access_to_any_register_ends_the_node_or_a_device() {
 fn no_queue_makes_a_device_write_memory_that_it_was_not_lent() {
     for seed in 1..4 {
         let (image, folder) = (image(), tempfile::tempdir().expect("a folder"));
-        let line = format!("test=rings,pci,disk rounds=40 devices=6 seed={seed}");
+        let line = format!("test=rings,pci,disk rounds=40 devices=7 seed={seed}");
         Cluster::start(everything(&line, 2, &image, folder.path())).expect_pass();
     }
 }

@@ -15,6 +15,8 @@ pub enum DeviceKind {
     Entropy,
     /// Sockets between guest and host.
     Vsock,
+    /// A folder of the host.
+    P9,
 }
 
 impl DeviceKind {
@@ -26,6 +28,7 @@ impl DeviceKind {
             DeviceKind::Console => virtio_ids::VIRTIO_ID_CONSOLE,
             DeviceKind::Entropy => virtio_ids::VIRTIO_ID_RNG,
             DeviceKind::Vsock => virtio_ids::VIRTIO_ID_VSOCK,
+            DeviceKind::P9 => virtio_ids::VIRTIO_ID_9P,
         };
         id as u16
     }
@@ -38,6 +41,7 @@ impl DeviceKind {
             DeviceKind::Console => [0x07, 0x80, 0x00],
             DeviceKind::Entropy => [0xff, 0x00, 0x00],
             DeviceKind::Vsock => [0x02, 0x80, 0x00],
+            DeviceKind::P9 => [0x01, 0x80, 0x00],
         }
     }
 
@@ -49,6 +53,7 @@ impl DeviceKind {
             DeviceKind::Console => "console",
             DeviceKind::Entropy => "rng",
             DeviceKind::Vsock => "vsock",
+            DeviceKind::P9 => "fs",
         }
     }
 }

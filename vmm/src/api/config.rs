@@ -1,7 +1,7 @@
 //! A guest as the API sees it: what is to be run, and what its devices are called.
 
 use super::body::{
-    ConsoleConfig, CpusConfig, DiskConfig, MemoryConfig, NetConfig, OwnConfig, PayloadConfig, Rest,
+    ConsoleConfig, CpusConfig, DiskConfig, FsConfig, MemoryConfig, NetConfig, OwnConfig, PayloadConfig, Rest,
     RngConfig, VmConfig, VsockConfig,
 };
 use super::body::{ConsoleMode, Pong};
@@ -82,6 +82,9 @@ impl GuestConfig {
         if let Some(vsock) = &body.vsock {
             self.add(vsock.id.as_deref(), DeviceSpec::Vsock(vsock.spec()?))?;
         }
+        for fs in body.fs.iter().flatten() {
+            self.add(fs.id.as_deref(), DeviceSpec::Folder(fs.spec()?))?;
+        }
         Ok(())
     }
 
@@ -137,6 +140,7 @@ impl GuestConfig {
             DeviceSpec::Rng(_) => "rng",
             DeviceSpec::Console(_) => "console",
             DeviceSpec::Vsock(_) => "vsock",
+            DeviceSpec::Folder(_) => "fs",
         };
         // Among one more names than there are devices, one is free.
         let names = (0..=self.ids.len()).map(|number| format!("_{kind}{number}"));
@@ -198,6 +202,9 @@ impl GuestConfig {
                 }
                 DeviceSpec::Console(console) => body.console = Some(ConsoleConfig::of(console)),
                 DeviceSpec::Vsock(vsock) => body.vsock = Some(VsockConfig::of(id, vsock)),
+                DeviceSpec::Folder(folder) => {
+                    body.fs.get_or_insert_default().push(FsConfig::of(id, folder));
+                }
             }
         }
         body

@@ -10,7 +10,8 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use serde_json::json;
 
 use super::body::{
-    self, DiskConfig, MoveVcpu, NetConfig, Pong, RemoveDevice, VmConfig, VmInfo, VmState, VsockConfig,
+    self, DiskConfig, FsConfig, MoveVcpu, NetConfig, Pong, RemoveDevice, VmConfig, VmInfo, VmState,
+    VsockConfig,
 };
 use super::config::GuestConfig;
 use super::reply::{Refusal, Reply};
@@ -235,6 +236,10 @@ impl<W: World> Desk<W> {
             Verb::AddVsock => {
                 let vsock = body::read::<VsockConfig>(body)?;
                 self.add(vsock.id.as_deref(), DeviceSpec::Vsock(vsock.spec()?))
+            }
+            Verb::AddFs => {
+                let fs = body::read::<FsConfig>(body)?;
+                self.add(fs.id.as_deref(), DeviceSpec::Folder(fs.spec()?))
             }
             Verb::RemoveDevice => {
                 let RemoveDevice { id } = body::read(body)?;

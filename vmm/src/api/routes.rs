@@ -57,6 +57,8 @@ pub enum Verb {
     AddNet,
     /// Give it sockets to the host.
     AddVsock,
+    /// Give it a folder of the host.
+    AddFs,
     /// Take a device away.
     RemoveDevice,
     /// Where its vCPUs are.
@@ -72,7 +74,7 @@ pub enum Verb {
 }
 
 /// Every verb with its method and its path below [`ROOT`].
-pub const ROUTES: [(Method, &str, Verb); 21] = [
+pub const ROUTES: [(Method, &str, Verb); 22] = [
     (Method::Get, "vmm.ping", Verb::Ping),
     (Method::Put, "vmm.shutdown", Verb::Quit),
     (Method::Put, "vm.create", Verb::Create),
@@ -88,6 +90,7 @@ pub const ROUTES: [(Method, &str, Verb); 21] = [
     (Method::Put, "vm.add-disk", Verb::AddDisk),
     (Method::Put, "vm.add-net", Verb::AddNet),
     (Method::Put, "vm.add-vsock", Verb::AddVsock),
+    (Method::Put, "vm.add-fs", Verb::AddFs),
     (Method::Put, "vm.remove-device", Verb::RemoveDevice),
     (Method::Get, "tessera.vcpus", Verb::Vcpus),
     (Method::Put, "tessera.move-vcpu", Verb::MoveVcpu),
@@ -97,9 +100,8 @@ pub const ROUTES: [(Method, &str, Verb); 21] = [
 ];
 
 /// What Cloud Hypervisor's users may ask for besides.
-pub const NOT_DONE: [&str; 17] = [
+pub const NOT_DONE: [&str; 16] = [
     "vm.add-device",
-    "vm.add-fs",
     "vm.add-generic-vhost-user",
     "vm.add-pmem",
     "vm.add-user-device",

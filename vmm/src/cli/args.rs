@@ -159,6 +159,9 @@ pub struct RunArgs {
     /// Sockets between guest and host: `socket` reaches the guest's ports, `socket` and `_PORT` are the host's
     #[arg(long, value_name = "cid=N,socket=FILE")]
     pub vsock: Option<KeyValues>,
+    /// Folders of the first host, which the guest mounts (type 9p); may be given several times
+    #[arg(long, value_name = "path=FOLDER,tag=NAME[,readonly=on]", num_args = 1..)]
+    pub fs: Vec<KeyValues>,
     /// Serve the REST API on a Unix socket; without --kernel it creates the guest
     #[arg(long, value_name = "FILE")]
     pub api_socket: Option<PathBuf>,

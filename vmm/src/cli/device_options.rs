@@ -3,10 +3,11 @@
 use tessera_devices::net::MacAddress;
 
 use super::args::RunArgs;
-use super::key_values::{count, switch, text, KeyValues};
+use super::key_values::{count, switch, text, KeyValues, OptionValues};
 use super::Failure;
 use crate::control::devices::{
-    ConsoleSpec, DeviceSpec, DiskAccess, DiskFormat, DiskSpec, NetLink, NetSpec, RngSpec, VsockSpec,
+    ConsoleSpec, DeviceSpec, DiskAccess, DiskFormat, DiskSpec, FolderSpec, NetLink, NetSpec, RngSpec,
+    VsockSpec,
 };
 use crate::control::guest::GuestId;
 
@@ -20,15 +21,13 @@ pub(super) fn devices(args: &RunArgs) -> Result<Vec<DeviceSpec>, Failure> {
     let console = args.console.iter().map(|text| console(text)).filter_map(Result::transpose);
     let nets = args.net.iter().map(net);
     let vsock = args.vsock.iter().map(vsock);
-    disks.chain(nets).chain(rng).chain(console).chain(vsock).collect()
+    let folders = args.fs.iter().map(folder);
+    disks.chain(nets).chain(rng).chain(console).chain(vsock).chain(folders).collect()
 }
 
 fn disk(values: &KeyValues) -> Result<DeviceSpec, Failure> {
     let values = values.expect("--disk", &["path", "readonly", "serial", "image_type", "backing_files"])?;
-    let access = match values.one("readonly", switch)? {
-        Some(true) => DiskAccess::ReadOnly,
-        Some(false) | None => DiskAccess::ReadWrite,
-    };
+    let access = access(values)?;
     let may_build = values.one("backing_files", switch)? == Some(true);
     let format = match (values.one("image_type", image_type)?, may_build) {
         (Some(DiskFormat::Qcow2), true) => DiskFormat::Qcow2OnOthers,
@@ -41,6 +40,13 @@ fn disk(values: &KeyValues) -> Result<DeviceSpec, Failure> {
         access,
         serial: values.one("serial", text)?.unwrap_or_default(),
     }))
+}
+
+fn access(values: OptionValues<'_>) -> Result<DiskAccess, Failure> {
+    Ok(match values.one("readonly", switch)? {
+        Some(true) => DiskAccess::ReadOnly,
+        Some(false) | None => DiskAccess::ReadWrite,
+    })
 }
 
 fn image_type(text: &str) -> Result<DiskFormat, &'static str> {
@@ -89,4 +95,10 @@ fn vsock(values: &KeyValues) -> Result<DeviceSpec, Failure> {
     let values = values.expect("--vsock", &["cid", "socket"])?;
     let (cid, socket) = (values.required("cid", count)?, values.required("socket", text)?.into());
     Ok(DeviceSpec::Vsock(VsockSpec { cid, socket }))
+}
+
+fn folder(values: &KeyValues) -> Result<DeviceSpec, Failure> {
+    let values = values.expect("--fs", &["path", "tag", "readonly"])?;
+    let (path, tag) = (values.required("path", text)?.into(), values.required("tag", text)?);
+    Ok(DeviceSpec::Folder(FolderSpec { path, tag, access: access(values)? }))
 }

@@ -1,10 +1,12 @@
 //! The devices that a user gives to a guest. They live on the home node: every path is one of its host.
 
+use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use tessera_devices::net::MacAddress;
+use tessera_devices::p9;
 use tessera_devices::vsock;
 use thiserror::Error;
 
@@ -97,6 +99,17 @@ pub struct VsockSpec {
     pub socket: PathBuf,
 }
 
+/// A folder of the host.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FolderSpec {
+    /// Which.
+    pub path: PathBuf,
+    /// Under which name the guest mounts it.
+    pub tag: String,
+    /// Whether it may change what is in it.
+    pub access: DiskAccess,
+}
+
 /// A device, in the order of the guest's PCI slots.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum DeviceSpec {
@@ -110,6 +123,8 @@ pub enum DeviceSpec {
     Console(ConsoleSpec),
     /// Sockets between guest and host.
     Vsock(VsockSpec),
+    /// A folder of the host.
+    Folder(FolderSpec),
 }
 
 /// What is wrong with a guest's devices.
@@ -130,6 +145,9 @@ pub enum DeviceSpecError {
     /// A socket's path leaves no room for ports.
     #[error("a vsock path has at most {max} bytes, unlike {0:?}", max = vsock::PATH_BYTES_MAX)]
     VsockPath(PathBuf),
+    /// A folder's name in the guest is empty or too long, or not its own.
+    #[error("a folder's tag has 1 to {max} bytes and is no other's, unlike {0:?}", max = p9::TAG_BYTES_MAX)]
+    Tag(String),
     /// A path is empty, too long, or depends on who reads it.
     #[error("{0:?} is no absolute path of at most {PATH_BYTES_MAX} bytes on the home node's host")]
     Path(PathBuf),
@@ -155,6 +173,7 @@ impl DeviceSpec {
             DeviceSpec::Console(ConsoleSpec::File(path)) => Some(path),
             DeviceSpec::Console(ConsoleSpec::Launcher | ConsoleSpec::Nowhere) => None,
             DeviceSpec::Vsock(vsock) => Some(&mut vsock.socket),
+            DeviceSpec::Folder(folder) => Some(&mut folder.path),
         }
     }
 
@@ -169,6 +188,7 @@ impl DeviceSpec {
             DeviceSpec::Console(ConsoleSpec::File(path)) => path.display().to_string(),
             DeviceSpec::Console(ConsoleSpec::Nowhere) => "nothing".into(),
             DeviceSpec::Vsock(vsock) => format!("{} (address {})", vsock.socket.display(), vsock.cid),
+            DeviceSpec::Folder(folder) => format!("{} (tag {})", folder.path.display(), folder.tag),
         }
     }
 
@@ -185,6 +205,7 @@ impl DeviceSpec {
             DeviceSpec::Console(ConsoleSpec::File(path)) => check_path(path),
             DeviceSpec::Console(ConsoleSpec::Launcher | ConsoleSpec::Nowhere) => Ok(()),
             DeviceSpec::Vsock(vsock) => vsock.check(),
+            DeviceSpec::Folder(folder) => check_path(&folder.path),
         }
     }
 }
@@ -236,7 +257,15 @@ pub fn check(devices: &[DeviceSpec]) -> Result<(), DeviceSpecError> {
     if vsocks > 1 {
         return Err(DeviceSpecError::Vsocks(vsocks));
     }
-    devices.iter().try_for_each(DeviceSpec::check)
+    let mut tags = BTreeSet::new();
+    for device in devices {
+        device.check()?;
+        if let DeviceSpec::Folder(FolderSpec { tag, .. }) = device {
+            let fits = (1..=p9::TAG_BYTES_MAX).contains(&tag.len()) && tags.insert(tag);
+            fits.then_some(()).ok_or_else(|| DeviceSpecError::Tag(tag.clone()))?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -274,6 +303,18 @@ mod tests {
         assert!(matches!(check(&[vsock(3, "v")]), Err(DeviceSpecError::Path(_))));
         let long = format!("/{}", "v".repeat(96));
         assert!(matches!(check(&[vsock(3, &long)]), Err(DeviceSpecError::VsockPath(_))));
+        let folder = |path: &str, tag: &str| {
+            let access = DiskAccess::ReadOnly;
+            DeviceSpec::Folder(FolderSpec { path: path.into(), tag: tag.into(), access })
+        };
+        assert_eq!(check(&[folder("/a", "a"), folder("/a", "b")]), Ok(()));
+        assert!(matches!(check(&[folder("a", "a")]), Err(DeviceSpecError::Path(_))));
+        for tags in [["", "b"], ["a", "a"], [&"x".repeat(256), "b"]] {
+            assert!(
+                matches!(check(&tags.map(|tag| folder("/a", tag))), Err(DeviceSpecError::Tag(_))),
+                "{tags:?}"
+            );
+        }
         assert_eq!(check(&vec![disk("/a", "x y-1"); 31]), Ok(()));
         assert_eq!(check(&vec![disk("/a", ""); 32]), Err(DeviceSpecError::Count(32)));
         for path in ["", "a", "./a", "/a\0", &format!("/{}", "a".repeat(4096))] {

@@ -10,6 +10,7 @@ use tessera_devices::block::{self, BackingFiles, Disk, DiskError, Qcow2Disk, Raw
 use tessera_devices::console::{self, ConsoleError, ConsoleInput, ConsoleOutput};
 use tessera_devices::entropy::{self, EntropyError, EntropySource};
 use tessera_devices::net::{self, MacAddress, NetBackend, NetError, StreamBackend, TapBackend};
+use tessera_devices::p9::{self, Changes, Folder, P9Error};
 use tessera_devices::pci::window::WindowError;
 use tessera_devices::pci::{MemoryWindow, PciRoot, RootError};
 use tessera_devices::ram::{GuestRam, NodeRam};
@@ -48,6 +49,9 @@ pub enum DeviceError {
     /// Sockets between guest and host cannot be had.
     #[error(transparent)]
     Vsock(#[from] VsockError),
+    /// A folder cannot be shared.
+    #[error(transparent)]
+    Folder(#[from] P9Error),
     /// A console's file cannot be written.
     #[error("cannot write the console's file {path}: {source}", path = .path.display())]
     ConsoleFile {
@@ -77,6 +81,7 @@ enum Opened {
     Rng(EntropySource),
     Console(ConsolePlace),
     Vsock(u32, HostSockets),
+    Folder(Folder, String),
 }
 
 /// Where a console's output goes.
@@ -133,6 +138,13 @@ impl HomeDevices {
                 let listen = || HostSockets::listen(&vsock.socket);
                 Ok(Opened::Vsock(vsock.cid, open_when_free(listen)?))
             }
+            DeviceSpec::Folder(folder) => {
+                let changes = match folder.access {
+                    DiskAccess::ReadWrite => Changes::Allowed,
+                    DiskAccess::ReadOnly => Changes::Refused,
+                };
+                Ok(Opened::Folder(Folder::open(&folder.path, changes)?, folder.tag.clone()))
+            }
         };
         Ok(HomeDevices { opened: specs.iter().map(open).collect::<Result<_, DeviceError>>()?, ram })
     }
@@ -182,6 +194,7 @@ impl Opened {
             Opened::Console(ConsolePlace::File(file)) => to_file(Some(file))?,
             Opened::Console(ConsolePlace::Nowhere) => to_file(None)?,
             Opened::Vsock(cid, sockets) => (vsock::device(cid, sockets), None),
+            Opened::Folder(folder, tag) => (p9::device(folder, &tag)?, None),
         })
     }
 }

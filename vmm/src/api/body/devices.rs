@@ -8,7 +8,7 @@ use tessera_devices::net::MacAddress;
 use super::rest::{Rest, Usual, ANYTHING};
 use crate::api::reply::Refusal;
 use crate::control::devices::{
-    ConsoleSpec, DiskAccess, DiskFormat, DiskSpec, NetLink, NetSpec, RngSpec, VsockSpec,
+    ConsoleSpec, DiskAccess, DiskFormat, DiskSpec, FolderSpec, NetLink, NetSpec, RngSpec, VsockSpec,
 };
 use crate::control::guest::GuestId;
 
@@ -292,6 +292,56 @@ impl VsockConfig {
     /// A device that is called `id`.
     pub fn of(id: &str, spec: &VsockSpec) -> Self {
         VsockConfig { cid: spec.cid, socket: spec.socket.clone(), id: Some(id.into()), rest: Rest::default() }
+    }
+}
+
+/// A folder of the host (`vm.add-fs`). Cloud Hypervisor's are a socket's, where a file server listens; Tessera serves a path.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct FsConfig {
+    /// Under which name the guest mounts it.
+    pub tag: String,
+    /// Which folder. (Tessera's own.)
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// Whether it may only be read. (Tessera's own.)
+    #[serde(default)]
+    pub readonly: bool,
+    /// What the device is called; made up if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// How many queues: one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub num_queues: Option<u32>,
+    /// What Tessera has not.
+    #[serde(flatten)]
+    pub rest: Rest,
+}
+
+impl FsConfig {
+    /// The folder.
+    ///
+    /// # Errors
+    /// When it asks for what cannot be.
+    pub fn spec(&self) -> Result<FolderSpec, Refusal> {
+        self.rest.check("fs.", &[("queue_size", ANYTHING)])?;
+        check_queues("fs", self.num_queues, 1)?;
+        let Some(path) = self.path.clone() else {
+            return Err(Refusal::BadRequest("fs.path: the folder is missing".into()));
+        };
+        let access = if self.readonly { DiskAccess::ReadOnly } else { DiskAccess::ReadWrite };
+        Ok(FolderSpec { path, tag: self.tag.clone(), access })
+    }
+
+    /// A folder that is called `id`.
+    pub fn of(id: &str, spec: &FolderSpec) -> Self {
+        FsConfig {
+            tag: spec.tag.clone(),
+            path: Some(spec.path.clone()),
+            readonly: spec.access == DiskAccess::ReadOnly,
+            id: Some(id.into()),
+            num_queues: None,
+            rest: Rest::default(),
+        }
     }
 }
 

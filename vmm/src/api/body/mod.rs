@@ -12,7 +12,7 @@ use super::reply::Refusal;
 use crate::control::address::HostAddress;
 use crate::control::guest::GuestName;
 
-pub use devices::{ConsoleConfig, ConsoleMode, DiskConfig, NetConfig, RngConfig, VsockConfig};
+pub use devices::{ConsoleConfig, ConsoleMode, DiskConfig, FsConfig, NetConfig, RngConfig, VsockConfig};
 pub use rest::{Rest, Usual, ANYTHING};
 
 /// A guest (`vm.create`, `vm.info`).
@@ -45,6 +45,9 @@ pub struct VmConfig {
     /// Sockets between guest and host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vsock: Option<VsockConfig>,
+    /// Folders of the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fs: Option<Vec<FsConfig>>,
     /// What only Tessera has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tessera: Option<OwnConfig>,

@@ -26,7 +26,7 @@ fn a_guest_is_created_started_paused_restarted_ended_and_forgotten() {
     let scene = Scene::new();
     assert_eq!(scene.ask_example(Verb::Create).status, 204);
     assert_eq!(scene.info().state, VmState::Created);
-    assert_eq!(scene.statuses(&[Verb::AddDisk, Verb::AddNet, Verb::AddVsock]), [204; 3]);
+    assert_eq!(scene.statuses(&[Verb::AddDisk, Verb::AddNet, Verb::AddVsock, Verb::AddFs]), [204; 4]);
     assert_eq!(scene.ask_example(Verb::Boot).status, 204);
     assert_eq!(scene.info().state, VmState::Running);
     assert_eq!(scene.statuses(&[Verb::Pause, Verb::Pause]), [204, 405]);
@@ -47,7 +47,7 @@ fn a_guest_is_created_started_paused_restarted_ended_and_forgotten() {
 fn what_a_guest_is_comes_back_as_it_was_given() {
     let scene = Scene::new();
     scene.ask_example(Verb::Create);
-    scene.statuses(&[Verb::AddDisk, Verb::AddNet, Verb::AddVsock]);
+    scene.statuses(&[Verb::AddDisk, Verb::AddNet, Verb::AddVsock, Verb::AddFs]);
     let first = scene.info();
     let disks = first.config.disks.as_ref().expect("disks");
     assert_eq!(
@@ -136,6 +136,8 @@ fn what_tessera_has_not_is_refused_by_its_name() {
         (r#"{"payload":{"kernel":"k"},"disks":[{"path":"/a","id":"_a"}]}"#, "no '_' at its beginning"),
         (r#"{"payload":{"kernel":"k"},"net":[{"tap":"t","socket":"/s"}]}"#, "one of tap and socket"),
         (r#"{"payload":{"kernel":"k"},"net":[{"tap":"t","mac":"1"}]}"#, "net.mac"),
+        (r#"{"payload":{"kernel":"k"},"fs":[{"tag":"t","socket":"/s"}]}"#, "fs.\"socket\""),
+        (r#"{"payload":{"kernel":"k"},"fs":[{"tag":"t"}]}"#, "fs.path"),
         (r#"{"payload":{"kernel":"k"},"serial":{"mode":"File","file":"/f"}}"#, "serial.mode"),
         (r#"{"payload":{"kernel":"k"},"console":{"mode":"File"}}"#, "console.file is missing"),
         (r#"{"payload":{"kernel":"k"},"tessera":{"name":"a b"}}"#, "a guest's name"),
