@@ -70,9 +70,11 @@ fn forget_older(recipe: &Recipe) {
 
 /// Options of `cargo xtask image`.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  cargo xtask image programs\n  \
-    cargo xtask lab run --hosts 2 --image debian --cmdline 'console=ttyS0 root=/dev/vda rw maxcpus=1'\n\n\
-    An image is made once and kept until what it is made of changes. Log in as root with the password `tessera`.")]
+#[command(after_help = "Examples:\n  cargo xtask image\n  cargo xtask image debian\n\n\
+    An image is made once and kept until what it is made of changes; its disk, kernel and initramfs are named. To log in (root, \
+    password `tessera`), over two hosts, with those three names:\n  \
+    cargo xtask lab run --host-disk DISK --kernel KERNEL --initramfs INITRAMFS \\\n    \
+    --cmdline 'console=ttyS0 root=/dev/vda rw maxcpus=1' -- --disk path=/dev/vda,image_type=raw")]
 pub struct Args {
     /// Which image; all are listed without it.
     #[arg(value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(RECIPES.iter().map(|recipe| recipe.name)))]
