@@ -59,7 +59,7 @@ fn messages_are_seen_after_their_flags() {
 #[test]
 fn nothing_is_lost_with_three_pagers_on_each_node() {
     let words =
-        "test=xadd,xadd_straddle,mem_touch,litmus shapes=MP,SB+mfences place=apart,homes mb=8 rounds=2000";
+        "test=xadd,xadd_straddle,mem_touch,litmus shapes=MP,SB+mfences place=apart,homes mb=8 rounds=400";
     let spec = ClusterSpec::payload(words, 3, 3).with_pagers(3);
     pass_of(spec, Duration::from_millis(60), &[0]);
 }

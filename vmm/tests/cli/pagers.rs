@@ -37,5 +37,6 @@ fn memory_is_right_with_two_pagers_on_each_of_two_nodes() {
 #[test]
 fn memory_order_holds_with_two_pagers_on_each_of_three_nodes() {
     let words = "test=xadd,litmus shapes=MP,SB+mfences,WRC place=apart,homes rounds=1000";
-    pass_while_moving(3, "tcp", words, 2);
+    // One result of `xadd`, and one of each shape in each place.
+    pass_while_moving(3, "tcp", words, 7);
 }

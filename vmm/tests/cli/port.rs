@@ -41,7 +41,7 @@ fn garbage_takes_one_log_line_and_closes() {
         b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
         b"\0\0\0\0",
         &frame(b"tessera\n"),
-        &frame(b"tessera\n\x02\0\0\0\xff\xff\xff"),
+        &frame(b"tessera\n\x03\0\0\0\xff\xff\xff"),
         &frame(&[0xaa; 300]),
         &[0xff; 64],
     ];
@@ -67,7 +67,7 @@ fn a_frame_that_is_announced_too_large_is_refused_without_waiting_for_it() {
 fn another_version_is_told_ours() {
     let daemon = Daemon::start();
     let reply = answer_to(&daemon, &frame(b"tessera\n\x63\0\0\0\0"));
-    assert_eq!(reply[4..16], *b"tessera\n\x02\0\0\0", "{reply:?}");
+    assert_eq!(reply[4..16], *b"tessera\n\x03\0\0\0", "{reply:?}");
     daemon.await_log("protocol version 99");
     daemon.stop();
 }
